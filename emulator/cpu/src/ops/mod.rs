@@ -2,6 +2,14 @@
 //! executes it and fills in the operands, and the handlers themselves.
 
 mod alu;
+mod bits;
+mod branch;
+mod exchange;
+mod mov;
+mod muldiv;
+mod shift;
+mod stack;
+mod string;
 
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -42,7 +50,17 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 1] = [alu::select];
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 9] = [
+        alu::select,
+        mov::select,
+        branch::select,
+        stack::select,
+        shift::select,
+        bits::select,
+        muldiv::select,
+        string::select,
+        exchange::select,
+    ];
     match families.iter().find_map(|select| select(ins, &mut op, mode)) {
         Some(handler) => op.run = handler,
         None => {
