@@ -51,7 +51,7 @@ fn main() {
         s.sys.segs = [data, code_seg, data, data, data, data];
         s.rip = 0x1000; s.gpr[4] = 0x80000; s.gpr[6] = 0x90000; s.gpr[1] = u64::MAX;
         core.set_cpu(0, &s);
-        let n = 300_000_000;
+        let n = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(300_000_000);
         let t = Instant::now();
         let exit = core.run(n);
         let e = t.elapsed();
