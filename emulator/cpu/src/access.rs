@@ -144,11 +144,7 @@ impl Core {
 
     /// Replaces the memory operand by `change(old)`: one access for the guest, write rights checked first.
     #[inline(always)]
-    pub(crate) fn modify<T: Width>(
-        &mut self,
-        op: &Op,
-        change: impl FnOnce(&mut Core, T) -> T,
-    ) -> Result<(), Stop> {
+    pub(crate) fn modify<T: Width>(&mut self, op: &Op, change: impl FnOnce(&mut Core, T) -> T) -> Result<(), Stop> {
         let linear = self.linear(op, T::BYTES, true)?;
         if linear & 0xfff <= 0x1000 - T::BYTES
             && let Some(host) = self.tlb.write(linear, self.data_context)
@@ -218,9 +214,7 @@ impl Core {
 
     /// #AC for user accesses that are not aligned, with CR0.AM and EFLAGS.AC set.
     fn check_alignment(&mut self, linear: u64, size: u64) -> Result<(), Stop> {
-        let on = self.sys.cpl == 3
-            && self.flags.has(crate::flags::AC)
-            && self.sys.cr0 & crate::mmu::cr0::AM != 0;
+        let on = self.sys.cpl == 3 && self.flags.has(crate::flags::AC) && self.sys.cr0 & crate::mmu::cr0::AM != 0;
         if on && size.is_power_of_two() && size <= 8 && linear & (size - 1) != 0 {
             return Err(self.raise_code(vector::AC, 0));
         }

@@ -304,14 +304,7 @@ impl Core {
     pub(crate) fn store_cpu(&self) -> CpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.r[..16]);
-        CpuState {
-            gpr,
-            rip: self.rip,
-            rflags: self.flags.bits(),
-            sys: self.sys,
-            fpu: self.fpu,
-            vector: self.vector,
-        }
+        CpuState { gpr, rip: self.rip, rflags: self.flags.bits(), sys: self.sys, fpu: self.fpu, vector: self.vector }
     }
 
     /// Gives the turn to another vCPU.

@@ -78,9 +78,7 @@ impl Core {
             Activity::Running | Activity::Shutdown => true,
             Activity::WaitForStartup => self.bus.signal(cpu),
             Activity::Halted => {
-                self.bus.signal(cpu)
-                    || sys.nmi_pending && !sys.nmi_blocked
-                    || interrupts_on && self.bus.interrupt(cpu)
+                self.bus.signal(cpu) || sys.nmi_pending && !sys.nmi_blocked || interrupts_on && self.bus.interrupt(cpu)
             }
         }
     }

@@ -122,7 +122,8 @@ impl CodeCache {
     }
 
     fn cover(&mut self, page: usize, offset: u16, size: usize, mode: CodeMode, id: BlockId, ram: &GuestRam) {
-        let blocks = self.pages[page].get_or_insert_with(|| Box::new(PageBlocks { blocks: Vec::new(), covered: [0; 64] }));
+        let blocks =
+            self.pages[page].get_or_insert_with(|| Box::new(PageBlocks { blocks: Vec::new(), covered: [0; 64] }));
         let at = blocks.blocks.partition_point(|&(other, other_mode, _)| (other, other_mode) < (offset, mode));
         blocks.blocks.insert(at, (offset, mode, id));
         for byte in usize::from(offset)..usize::from(offset) + size {

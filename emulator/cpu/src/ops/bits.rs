@@ -5,17 +5,12 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::{by_width, in_memory, operand, operand_size};
+use super::{by_width, in_memory, operand, operand_size, source};
 use crate::core::Core;
 use crate::flags::{CF, SF, ZF};
 use crate::mmu::CodeMode;
-use crate::op::{Done, Handler, OP_MEMORY, Op, Stop};
+use crate::op::{Done, Handler, Op, Stop};
 use crate::width::Width;
-
-#[inline(always)]
-fn source<T: Width>(core: &mut Core, op: &Op) -> Result<T, Stop> {
-    if op.has(OP_MEMORY) { core.load::<T>(op) } else { Ok(T::get(core, op.src)) }
-}
 
 /// What a bit test does to the bit.
 const KEEP: u8 = 0;

@@ -24,11 +24,8 @@ fn jump(core: &mut Core, op: &Op, target: u64) -> Done {
 /// Faults when execution cannot go on at `target`.
 #[inline(always)]
 fn check(core: &mut Core, op: &Op, target: u64) -> Done {
-    let fine = if op.flags & OP_LEGACY == 0 {
-        is_canonical(target)
-    } else {
-        target <= u64::from(core.sys.segs[CS].limit)
-    };
+    let fine =
+        if op.flags & OP_LEGACY == 0 { is_canonical(target) } else { target <= u64::from(core.sys.segs[CS].limit) };
     if fine { Ok(()) } else { Err(core.gp(0)) }
 }
 
@@ -148,22 +145,8 @@ fn looping<const KIND: u8>(core: &mut Core, op: &Op) -> Done {
 
 fn conditional(ins: &Instruction) -> Handler {
     const HANDLERS: [Handler; 16] = [
-        jcc::<0>,
-        jcc::<1>,
-        jcc::<2>,
-        jcc::<3>,
-        jcc::<4>,
-        jcc::<5>,
-        jcc::<6>,
-        jcc::<7>,
-        jcc::<8>,
-        jcc::<9>,
-        jcc::<10>,
-        jcc::<11>,
-        jcc::<12>,
-        jcc::<13>,
-        jcc::<14>,
-        jcc::<15>,
+        jcc::<0>, jcc::<1>, jcc::<2>, jcc::<3>, jcc::<4>, jcc::<5>, jcc::<6>, jcc::<7>, jcc::<8>, jcc::<9>, jcc::<10>,
+        jcc::<11>, jcc::<12>, jcc::<13>, jcc::<14>, jcc::<15>,
     ];
     HANDLERS[usize::from(condition(ins))]
 }
@@ -195,7 +178,11 @@ macro_rules! by_branch_size {
 /// Operand size in bytes of a near call or return, from how far it moves the stack pointer.
 fn stack_size(ins: &Instruction) -> i32 {
     let moved = ins.stack_pointer_increment();
-    if ins.mnemonic() == Mnemonic::Ret && ins.op_count() > 0 { moved - i32::from(ins.immediate16()) } else { moved.abs() }
+    if ins.mnemonic() == Mnemonic::Ret && ins.op_count() > 0 {
+        moved - i32::from(ins.immediate16())
+    } else {
+        moved.abs()
+    }
 }
 
 fn indirect_operand(ins: &Instruction, op: &mut Op) -> Option<usize> {
@@ -259,10 +246,20 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<
 fn loop_register(ins: &Instruction) -> Register {
     use iced_x86::Code as C;
     match ins.code() {
-        C::Loop_rel8_16_CX | C::Loop_rel8_32_CX | C::Loope_rel8_16_CX | C::Loope_rel8_32_CX | C::Loopne_rel8_16_CX
+        C::Loop_rel8_16_CX
+        | C::Loop_rel8_32_CX
+        | C::Loope_rel8_16_CX
+        | C::Loope_rel8_32_CX
+        | C::Loopne_rel8_16_CX
         | C::Loopne_rel8_32_CX => Register::CX,
-        C::Loop_rel8_16_ECX | C::Loop_rel8_32_ECX | C::Loop_rel8_64_ECX | C::Loope_rel8_16_ECX
-        | C::Loope_rel8_32_ECX | C::Loope_rel8_64_ECX | C::Loopne_rel8_16_ECX | C::Loopne_rel8_32_ECX
+        C::Loop_rel8_16_ECX
+        | C::Loop_rel8_32_ECX
+        | C::Loop_rel8_64_ECX
+        | C::Loope_rel8_16_ECX
+        | C::Loope_rel8_32_ECX
+        | C::Loope_rel8_64_ECX
+        | C::Loopne_rel8_16_ECX
+        | C::Loopne_rel8_32_ECX
         | C::Loopne_rel8_64_ECX => Register::ECX,
         _ => Register::RCX,
     }

@@ -17,9 +17,10 @@ use crate::core::Core;
 use crate::mmu::CodeMode;
 use crate::op::{
     Done, Handler, OP_A16, OP_A32, OP_LEGACY, OP_MEMORY, OP_REP, OP_REPNE, Op, SEG_FLAT, SEG_FLAT_STACK, SLOT_RIP,
-    SLOT_ZERO,
+    SLOT_ZERO, Stop,
 };
 use crate::state::{CS, DS, ES, FS, GS, SS};
+use crate::width::Width;
 
 /// Most bytes of an undefined instruction that its statistics entry names.
 const UNDEFINED_BYTES: usize = 5;
@@ -160,6 +161,12 @@ pub(crate) fn operand_size(ins: &Instruction, index: u32) -> usize {
         OpKind::Memory => ins.memory_size().size(),
         _ => 0,
     }
+}
+
+/// Value of an operand that is in register `src` or in memory.
+#[inline(always)]
+pub(crate) fn source<T: Width>(core: &mut Core, op: &Op) -> Result<T, Stop> {
+    if op.has(OP_MEMORY) { core.load::<T>(op) } else { Ok(T::get(core, op.src)) }
 }
 
 /// Picks the instance of a generic handler for an operand size in bytes.

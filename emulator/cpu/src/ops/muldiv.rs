@@ -5,19 +5,13 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::{by_width, in_memory, operand, operand_size};
+use super::{by_width, in_memory, operand, operand_size, source};
 use crate::core::Core;
 use crate::fault::vector;
 use crate::flags::{AF, CF};
 use crate::mmu::CodeMode;
-use crate::op::{Done, Handler, OP_MEMORY, Op, Stop};
+use crate::op::{Done, Handler, Op};
 use crate::width::Width;
-
-/// The operand: a register or memory.
-#[inline(always)]
-fn source<T: Width>(core: &mut Core, op: &Op) -> Result<T, Stop> {
-    if op.has(OP_MEMORY) { core.load::<T>(op) } else { Ok(T::get(core, op.src)) }
-}
 
 #[inline(always)]
 fn product_flags<T: Width>(core: &mut Core, low: T, overflow: bool) {

@@ -6,7 +6,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::{by_width, in_memory, operand, operand_size};
+use super::{by_width, in_memory, operand, operand_size, source};
 use crate::core::Core;
 use crate::mmu::CodeMode;
 use crate::op::{Done, Handler, OP_MEMORY, Op};
@@ -261,12 +261,6 @@ fn doubles(ins: &Instruction, op: &mut Op, left: bool) -> Handler {
         (false, true) => by_width!(size, shrd_cl),
         (false, false) => by_width!(size, shrd_imm),
     }
-}
-
-/// The source of a three-operand shift: a register or memory.
-#[inline(always)]
-fn source<T: Width>(core: &mut Core, op: &Op) -> Result<T, crate::op::Stop> {
-    if op.has(OP_MEMORY) { core.load::<T>(op) } else { Ok(T::get(core, op.src)) }
 }
 
 macro_rules! flagless {

@@ -34,8 +34,7 @@ fn mask(op: &Op) -> u64 {
 /// Writes a count or index register at the address size: 16 bits keep the rest, 32 bits clear the upper half.
 #[inline(always)]
 fn set_indexed(core: &mut Core, register: usize, value: u64, mask: u64) {
-    core.r[register] =
-        if mask == 0xffff { core.r[register] & !0xffff | value & 0xffff } else { value & mask };
+    core.r[register] = if mask == 0xffff { core.r[register] & !0xffff | value & 0xffff } else { value & mask };
 }
 
 #[inline(always)]
@@ -93,7 +92,8 @@ impl StringOp for Movs {
         let from = core.r[RSI].wrapping_add(core.seg_base[usize::from(op.seg & 7)]);
         let to = core.r[RDI];
         let bytes = room(from).min(room(to)).min(most.saturating_mul(T::BYTES)) / T::BYTES * T::BYTES;
-        let (Some(source), Some(target)) = (core.tlb.read(from, core.data_context), core.tlb.write(to, core.data_context))
+        let (Some(source), Some(target)) =
+            (core.tlb.read(from, core.data_context), core.tlb.write(to, core.data_context))
         else {
             return 0;
         };
@@ -253,11 +253,7 @@ fn repeated<S: StringOp, T: Width>(core: &mut Core, op: &Op) -> Done {
 fn string<S: StringOp>(ins: &Instruction, op: &mut Op, size: usize, mode: CodeMode) -> Handler {
     op.seg = segment_slot(ins.memory_segment(), mode);
     op.flags |= address_size(ins);
-    if op.flags & (OP_REP | OP_REPNE) != 0 {
-        by_width!(size, repeated<S>)
-    } else {
-        by_width!(size, single<S>)
-    }
+    if op.flags & (OP_REP | OP_REPNE) != 0 { by_width!(size, repeated<S>) } else { by_width!(size, single<S>) }
 }
 
 /// Address-size bits of a string instruction, from its implicit operands.
