@@ -7,7 +7,7 @@
 use crate::core::Core;
 use crate::fault::vector;
 use crate::memory::{PAGE_CODE, PAGE_DIRTY, PAGE_TABLE, to_usize};
-use crate::mmu::{Access, CodeMode, Rights};
+use crate::mmu::{Access, Rights};
 use crate::op::{OP_A16, OP_A32, OP_LEGACY, Op, SEG_FLAT, SEG_FLAT_STACK, Stop};
 use crate::state::{CS, SEG_CODE, SEG_DB, SEG_DC, SEG_P, SEG_RW, SS};
 use crate::width::Width;
@@ -144,11 +144,7 @@ impl Core {
 
     /// Replaces the memory operand by `change(old)`: one access for the guest, write rights checked first.
     #[inline(always)]
-    pub(crate) fn modify<T: Width>(
-        &mut self,
-        op: &Op,
-        change: impl FnOnce(&mut Core, T) -> T,
-    ) -> Result<(), Stop> {
+    pub(crate) fn modify<T: Width>(&mut self, op: &Op, change: impl FnOnce(&mut Core, T) -> T) -> Result<(), Stop> {
         let linear = self.linear(op, T::BYTES, true)?;
         if linear & 0xfff <= 0x1000 - T::BYTES
             && let Some(host) = self.tlb.write(linear, self.data_context)
@@ -183,7 +179,7 @@ impl Core {
 
     /// #GP, or #SS for a stack segment, for an address that is not canonical.
     fn check_canonical(&mut self, linear: u64, size: u64, seg: u8) -> Result<(), Stop> {
-        if self.code_mode() != CodeMode::Bits64 {
+        if !self.code_view.long {
             return Ok(());
         }
         let last = linear.wrapping_add(size - 1);
@@ -202,7 +198,7 @@ impl Core {
             self.check_alignment(linear, size)?;
         }
         let rights = self.data_rights();
-        let mask = if self.code_mode() == CodeMode::Bits64 { u64::MAX } else { 0xffff_ffff };
+        let mask = self.code_view.linear_mask;
         let first = size.min(0x1000 - (linear & 0xfff));
         let mut pieces = [Piece::default(); 2];
         pieces[0] = Piece { physical: self.translate(linear, access, rights)?, linear, size: first };
@@ -218,9 +214,7 @@ impl Core {
 
     /// #AC for user accesses that are not aligned, with CR0.AM and EFLAGS.AC set.
     fn check_alignment(&mut self, linear: u64, size: u64) -> Result<(), Stop> {
-        let on = self.sys.cpl == 3
-            && self.flags.has(crate::flags::AC)
-            && self.sys.cr0 & crate::mmu::cr0::AM != 0;
+        let on = self.sys.cpl == 3 && self.flags.has(crate::flags::AC) && self.sys.cr0 & crate::mmu::cr0::AM != 0;
         if on && size.is_power_of_two() && size <= 8 && linear & (size - 1) != 0 {
             return Err(self.raise_code(vector::AC, 0));
         }
@@ -374,10 +368,7 @@ impl Core {
     /// Linear address of an instruction pointer.
     #[inline(always)]
     pub(crate) fn code_linear(&self, rip: u64) -> u64 {
-        match self.code_mode() {
-            CodeMode::Bits64 => rip,
-            _ => self.sys.segs[CS].base.wrapping_add(rip) & 0xffff_ffff,
-        }
+        self.code_view.base.wrapping_add(rip) & self.code_view.linear_mask
     }
 }
 

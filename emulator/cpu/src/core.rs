@@ -11,7 +11,7 @@ use crate::code::CodeCache;
 use crate::fault::Fault;
 use crate::flags::Flags;
 use crate::memory::GuestRam;
-use crate::mmu::{Contexts, PageTables, Tlb};
+use crate::mmu::{CodeView, Contexts, PageTables, Tlb};
 use crate::op::Op;
 use crate::state::{CpuState, FpuState, SystemState, VectorState};
 
@@ -77,8 +77,8 @@ pub struct Core {
     pub(crate) data_context: u64,
     /// Translation context of supervisor accesses (descriptor tables) and of user accesses.
     pub(crate) supervisor_context: u64,
-    /// Translation context of code at the current privilege.
-    pub(crate) code_context: u64,
+    /// What look-ups of code depend on, derived from CS and the mode.
+    pub(crate) code_view: CodeView,
     /// True when data accesses take the slow path: alignment checks or data breakpoints are on.
     pub(crate) slow_data: bool,
 
@@ -144,7 +144,7 @@ impl Core {
             vector: VectorState::default(),
             data_context: 0,
             supervisor_context: 0,
-            code_context: 0,
+            code_view: CodeView::default(),
             slow_data: false,
             count: 0,
             extra_steps: 0,
@@ -304,14 +304,7 @@ impl Core {
     pub(crate) fn store_cpu(&self) -> CpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.r[..16]);
-        CpuState {
-            gpr,
-            rip: self.rip,
-            rflags: self.flags.bits(),
-            sys: self.sys,
-            fpu: self.fpu,
-            vector: self.vector,
-        }
+        CpuState { gpr, rip: self.rip, rflags: self.flags.bits(), sys: self.sys, fpu: self.fpu, vector: self.vector }
     }
 
     /// Gives the turn to another vCPU.
@@ -326,13 +319,13 @@ impl Core {
     /// Instruction pointer of the instruction that is executing.
     #[inline]
     pub(crate) fn op_rip(&self, op: &Op) -> u64 {
-        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(u64::from(op.off)) & self.rip_mask()
+        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(u64::from(op.off)) & self.code_view.rip_mask
     }
 
     /// Instruction pointer of the instruction after `op`, truncated as the code size demands.
     #[inline]
     pub(crate) fn next_rip(&self, op: &Op) -> u64 {
-        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(op.next_off()) & self.rip_mask()
+        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(op.next_off()) & self.code_view.rip_mask
     }
 
     /// Position of the instruction that is executing.

@@ -9,11 +9,10 @@
 //! the bus or a flag or register that holds interrupts back (such instructions end their block early).
 
 use crate::bus::CpuSignal;
-use crate::code::{BlockId, NO_BLOCK};
+use crate::code::Block;
 use crate::core::{Core, RunExit};
 use crate::fault::{Fault, vector};
 use crate::flags;
-use crate::mmu::CodeMode;
 use crate::op::{Op, SLOT_RIP, Stop};
 use crate::state::{Activity, CS, CpuState};
 use crate::sys::Event;
@@ -79,9 +78,7 @@ impl Core {
             Activity::Running | Activity::Shutdown => true,
             Activity::WaitForStartup => self.bus.signal(cpu),
             Activity::Halted => {
-                self.bus.signal(cpu)
-                    || sys.nmi_pending && !sys.nmi_blocked
-                    || interrupts_on && self.bus.interrupt(cpu)
+                self.bus.signal(cpu) || sys.nmi_pending && !sys.nmi_blocked || interrupts_on && self.bus.interrupt(cpu)
             }
         }
     }
@@ -235,23 +232,25 @@ impl Core {
 
     /// Chains blocks until the steps are used up or an instruction ended its block early.
     fn run_blocks(&mut self, mut left: u64) -> Result<(), TripleFault> {
-        let mut from = NO_BLOCK;
+        let mut from: *mut Block = std::ptr::null_mut();
         self.fault.vector = NO_FAULT;
+        self.bury();
         while left > 0 {
-            self.bury();
-            let id = match self.enter_block(from) {
-                Ok(id) => id,
-                Err(_) => {
+            self.begin_between();
+            let Ok(block) = self.block_at_rip(from) else {
+                return self.deliver_step(self.fault, Event::Exception);
+            };
+            // SAFETY: the block is alive, and stays allocated until `bury`.
+            let ops = unsafe { &*(*block).ops };
+            let mut usable = ops.len();
+            if !self.code_view.long {
+                usable = self.ops_inside_limit(ops);
+                if usable == 0 {
+                    self.gp(0);
                     return self.deliver_step(self.fault, Event::Exception);
                 }
-            };
-            let (ops, length, _) = self.block_ops(id);
-            let usable = if self.code_mode() == CodeMode::Bits64 { length } else { self.ops_inside_limit(ops, length) };
-            if usable == 0 {
-                self.gp(0);
-                return self.deliver_step(self.fault, Event::Exception);
             }
-            let (steps, stop) = self.run_block(ops, usable, left);
+            let (steps, stop) = self.run_block(ops.as_ptr(), usable, left);
             self.count += steps;
             left -= steps;
             match stop {
@@ -259,18 +258,12 @@ impl Core {
                 Some(Stop::Again) => return Ok(()),
                 _ => {}
             }
-            if self.block_end.is_null() {
+            if self.block_end.is_null() || self.has_dropped_blocks() {
                 return Ok(());
             }
-            from = id;
+            from = block;
         }
         Ok(())
-    }
-
-    #[inline(always)]
-    fn enter_block(&mut self, from: BlockId) -> Result<BlockId, Stop> {
-        self.begin_between();
-        self.block_at_rip(from)
     }
 
     /// Executes up to `left` of the `usable` instructions at `ops`. Returns the steps taken and why it stopped, and
@@ -319,10 +312,8 @@ impl Core {
 
     /// How many instructions of a block lie inside the code segment's limit.
     #[cold]
-    fn ops_inside_limit(&self, ops: *const Op, length: usize) -> usize {
+    fn ops_inside_limit(&self, ops: &[Op]) -> usize {
         let limit = u64::from(self.sys.segs[CS].limit);
-        // SAFETY: the caller passes a block's instructions and their number.
-        let ops = unsafe { std::slice::from_raw_parts(ops, length) };
         let room = (limit + 1).saturating_sub(self.rip);
         ops.iter().take_while(|op| op.next_off() <= room).count()
     }

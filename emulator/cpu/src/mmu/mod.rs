@@ -69,6 +69,21 @@ pub(crate) enum CodeMode {
     Bits64,
 }
 
+/// What the run loop needs to know of CS, derived by [`Core::update_mode`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CodeView {
+    /// Translation context and code mode, as the low bits of the key of an edge.
+    pub key: u64,
+    /// Added to an instruction pointer to get the linear address.
+    pub base: u64,
+    /// Bits of an instruction pointer that count.
+    pub rip_mask: u64,
+    /// Bits of a linear address that count.
+    pub linear_mask: u64,
+    /// 64-bit mode.
+    pub long: bool,
+}
+
 impl Core {
     /// Size of the code that CS selects.
     #[inline]
@@ -83,20 +98,11 @@ impl Core {
         }
     }
 
-    /// Mask for instruction pointers of the current code size.
-    #[inline]
-    pub(crate) fn rip_mask(&self) -> u64 {
-        match self.code_mode() {
-            CodeMode::Bits64 => u64::MAX,
-            CodeMode::Bits32 => 0xffff_ffff,
-            CodeMode::Bits16 => 0xffff,
-        }
-    }
-
     /// Re-derives what depends on control registers, segments, privilege and EFLAGS.AC. Called after every change
     /// of one of them.
     pub(crate) fn update_mode(&mut self) {
-        let long = self.code_mode() == CodeMode::Bits64;
+        let mode = self.code_mode();
+        let long = mode == CodeMode::Bits64;
         for slot in 0..6 {
             let flat = long && slot < 4;
             self.seg_base[slot] = if flat { 0 } else { self.sys.segs[slot].base };
@@ -118,7 +124,17 @@ impl Core {
         let watched = self.sys.dr7 & 0xff != 0 && self.has_data_breakpoints();
         self.slow_data = aligned || watched;
         self.data_context = if self.slow_data { NO_CONTEXT } else { own };
-        self.code_context = own;
+        self.code_view = CodeView {
+            key: own << 2 | mode as u64,
+            base: if long { 0 } else { self.sys.segs[CS].base },
+            rip_mask: match mode {
+                CodeMode::Bits64 => u64::MAX,
+                CodeMode::Bits32 => 0xffff_ffff,
+                CodeMode::Bits16 => 0xffff,
+            },
+            linear_mask: if long { u64::MAX } else { 0xffff_ffff },
+            long,
+        };
     }
 
     /// True when DR7 enables a breakpoint on data or I/O.

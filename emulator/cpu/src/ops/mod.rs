@@ -2,6 +2,14 @@
 //! executes it and fills in the operands, and the handlers themselves.
 
 mod alu;
+mod bits;
+mod branch;
+mod exchange;
+mod mov;
+mod muldiv;
+mod shift;
+mod stack;
+mod string;
 
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -9,9 +17,10 @@ use crate::core::Core;
 use crate::mmu::CodeMode;
 use crate::op::{
     Done, Handler, OP_A16, OP_A32, OP_LEGACY, OP_MEMORY, OP_REP, OP_REPNE, Op, SEG_FLAT, SEG_FLAT_STACK, SLOT_RIP,
-    SLOT_ZERO,
+    SLOT_ZERO, Stop,
 };
 use crate::state::{CS, DS, ES, FS, GS, SS};
+use crate::width::Width;
 
 /// Most bytes of an undefined instruction that its statistics entry names.
 const UNDEFINED_BYTES: usize = 5;
@@ -42,7 +51,17 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 1] = [alu::select];
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 9] = [
+        alu::select,
+        mov::select,
+        branch::select,
+        stack::select,
+        shift::select,
+        bits::select,
+        muldiv::select,
+        string::select,
+        exchange::select,
+    ];
     match families.iter().find_map(|select| select(ins, &mut op, mode)) {
         Some(handler) => op.run = handler,
         None => {
@@ -142,6 +161,12 @@ pub(crate) fn operand_size(ins: &Instruction, index: u32) -> usize {
         OpKind::Memory => ins.memory_size().size(),
         _ => 0,
     }
+}
+
+/// Value of an operand that is in register `src` or in memory.
+#[inline(always)]
+pub(crate) fn source<T: Width>(core: &mut Core, op: &Op) -> Result<T, Stop> {
+    if op.has(OP_MEMORY) { core.load::<T>(op) } else { Ok(T::get(core, op.src)) }
 }
 
 /// Picks the instance of a generic handler for an operand size in bytes.
