@@ -140,7 +140,8 @@ pub(crate) fn slot(register: Register) -> u8 {
         Register::AH | Register::CH | Register::DH | Register::BH => {
             (register as usize - Register::AH as usize) as u8 | 0x10
         }
-        _ => register.number() as u8,
+        // Of the byte registers iced counts SPL after BH.
+        _ => register.full_register().number() as u8,
     }
 }
 
