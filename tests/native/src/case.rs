@@ -63,8 +63,11 @@ pub enum Event {
     },
     /// It did not end in the time it had.
     Hang,
-    /// The engine could not deliver an exception.
-    TripleFault,
+    /// The engine could not deliver an exception, the one named.
+    TripleFault {
+        /// Its vector.
+        vector: u8,
+    },
 }
 
 /// State after a case.

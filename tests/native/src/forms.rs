@@ -59,6 +59,7 @@ const KERNEL: &str = "enters the host's kernel";
 const EMULATED: &str = "the host's kernel emulates it under UMIP";
 const TABLES: &str = "depends on the host kernel's descriptor tables; directed tests cover it";
 const XSTATE: &str = "its layout depends on the host's XCR0; directed tests cover it";
+const PREFETCH: &str = "0F 0D with a register operand: a no-operation on Intel's processors, #UD on AMD's";
 
 /// Forms that are not tried, and why.
 pub const EXCLUDED: &[(Mnemonic, &str)] = &[
@@ -95,6 +96,9 @@ pub const EXCLUDED: &[(Mnemonic, &str)] = &[
 
 /// Forms with one encoding each that are not tried, and why.
 const EXCLUDED_CODES: &[(Code, &str)] = &[
+    (Code::Reservednop_rm16_r16_0F0D, PREFETCH),
+    (Code::Reservednop_rm32_r32_0F0D, PREFETCH),
+    (Code::Reservednop_rm64_r64_0F0D, PREFETCH),
     (Code::Mov_Sreg_rm16, TABLES),
     (Code::Mov_Sreg_r32m16, TABLES),
     (Code::Mov_Sreg_r64m16, TABLES),

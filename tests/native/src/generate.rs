@@ -7,7 +7,7 @@ use crate::case::{Case, LONGEST};
 use crate::encode;
 use crate::forms::{self, Form};
 use crate::fp::Fp;
-use crate::layout::{CODE, CODE_SIZE, DATA, DATA_BYTES, PAGE, WINDOW_SIZE};
+use crate::layout::{CODE, CODE_SIZE, DATA, DATA_BYTES, INT3, PAGE, WINDOW_SIZE};
 use crate::rng::Rng;
 use crate::safety;
 use crate::special;
@@ -89,7 +89,8 @@ impl Generator {
             let Some(mut bytes) = encode::encode(form, &mut rng) else { continue };
             if mutated {
                 encode::mutate(&mut bytes, &mut rng);
-                bytes.truncate(LONGEST);
+                // What follows in the code pages may become part of the instruction.
+                bytes.resize(LONGEST, INT3);
             }
             let rip = place(&mut rng, bytes.len());
             let mut instruction = encode::decode(&bytes, rip);

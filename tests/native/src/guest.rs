@@ -91,23 +91,24 @@ impl Guest {
     /// Executes one instruction, all iterations of a repeated one included.
     fn step(&mut self, case: &Case, outcome: &mut Outcome) {
         let delivered = self.core.statistics().delivered.clone();
-        for _ in 0..MOST_STEPS {
+        let last = self.core.count() + MOST_STEPS;
+        while self.core.count() < last {
             let exit = self.core.run(self.core.count() + 1);
             let state = self.core.cpu(0);
             self.read_state(&state, outcome);
             if let RunExit::TripleFault { .. } = exit {
-                outcome.event = Event::TripleFault;
-                let fresh = self.core.statistics().delivered.iter().find(|(v, n)| delivered.get(v) != Some(n));
-                if let Some((&vector, _)) = fresh {
-                    outcome.event = Event::Exception { vector, code: 0, address: state.sys.cr2 };
-                }
+                let now = &self.core.statistics().delivered;
+                let vector = now.iter().find(|(vector, count)| delivered.get(vector) != Some(count));
+                outcome.event = Event::TripleFault { vector: vector.map_or(u8::MAX, |(&vector, _)| vector) };
                 return;
             }
             if state.sys.cpl == 0 {
                 self.read_exception(&state, outcome);
                 return;
             }
-            if state.rip != case.rip {
+            // As on the host, the next instruction is fetched: it is INT3 in the code pages, and faults elsewhere.
+            let lands = state.rip.wrapping_sub(CODE) < CODE_SIZE;
+            if state.rip != case.rip && lands {
                 outcome.event = Event::Retired;
                 return;
             }

@@ -96,7 +96,7 @@ impl Pair {
         if generated.purpose == Purpose::Absent {
             report.count_absent();
             let event = self.interpreted.event;
-            let refused = matches!(event, Event::Exception { vector: UD, .. });
+            let refused = matches!(event, Event::Exception { vector: UD, .. } | Event::TripleFault { vector: UD });
             let elsewhere = matches!(event, Event::Exception { vector: 14, .. });
             self.native.event = event;
             return if refused || elsewhere {

@@ -18,8 +18,16 @@ pub struct Tally {
     pub retired: u64,
     /// Cases with differences.
     pub failures: u64,
-    /// Failures in which the engine raised #UD and the host did not.
-    pub missing: u64,
+}
+
+/// Failures of one form, those with changed bytes apart.
+#[derive(Debug, Clone, Default)]
+struct Failure {
+    count: u64,
+    /// Of these, those in which the engine raised #UD and the host did not.
+    missing: u64,
+    /// What is needed to see the first that is not of those again.
+    first: String,
 }
 
 /// Counts of a run.
@@ -28,8 +36,8 @@ pub struct Report {
     seed: u64,
     names: Vec<String>,
     tallies: Vec<Tally>,
-    /// First failure of each form: its text.
-    first: BTreeMap<usize, String>,
+    /// Failures by the form that the bytes decode to.
+    failed: BTreeMap<String, Failure>,
     /// Exceptions that the host raised, by vector.
     exceptions: BTreeMap<u8, u64>,
     /// Cases with changed bytes, cases of instructions that the model does not have, numbers without a case.
@@ -47,7 +55,7 @@ impl Report {
             seed,
             names,
             tallies,
-            first: BTreeMap::new(),
+            failed: BTreeMap::new(),
             exceptions: BTreeMap::new(),
             mutated: 0,
             absent: 0,
@@ -82,26 +90,29 @@ impl Report {
     /// A case with differences.
     pub fn fail(&mut self, number: u64, generated: &Generated, outcomes: [&Outcome; 2], text: &str) {
         let [native, guest] = outcomes;
-        let undefined = |event| matches!(event, Event::Exception { vector: 6, .. });
-        let tally = &mut self.tallies[generated.form];
-        tally.failures += 1;
-        if undefined(guest.event) && !undefined(native.event) {
-            tally.missing += 1;
+        let undefined = |event| matches!(event, Event::Exception { vector: 6, .. } | Event::TripleFault { vector: 6 });
+        if !generated.mutated {
+            self.tallies[generated.form].failures += 1;
         }
-        let seed = self.seed;
-        self.first.entry(generated.form).or_insert_with(|| {
-            let mut full = String::new();
-            let _ = writeln!(full, "{}", title(number, generated));
-            let _ = write!(full, "{}{text}", operands(&generated.case, generated));
-            let _ = writeln!(full, "  again: native --seed {seed} --case {number}");
-            full
-        });
+        let change = if generated.mutated { " (changed bytes)" } else { "" };
+        let failure = self.failed.entry(format!("{:?}{change}", generated.instruction.code())).or_default();
+        failure.count += 1;
+        if undefined(guest.event) && !undefined(native.event) {
+            failure.missing += 1;
+        } else if failure.first.is_empty() {
+            let seed = self.seed;
+            failure.first = format!(
+                "{}\n{}{text}  again: native --seed {seed} --case {number}\n",
+                title(number, generated),
+                operands(&generated.case, generated)
+            );
+        }
     }
 
     /// Failures in all.
     #[must_use]
     pub fn failures(&self) -> u64 {
-        self.tallies.iter().map(|tally| tally.failures).sum()
+        self.failed.values().map(|failure| failure.count).sum()
     }
 
     /// Cases compared in all.
@@ -110,22 +121,17 @@ impl Report {
         self.mutated + self.tallies.iter().map(|tally| tally.cases).sum::<u64>()
     }
 
-    /// The first failure of each form, missing instructions in one line.
+    /// The first failure of each form; forms that the engine does not have in one line.
     #[must_use]
     pub fn failed_forms(&self) -> String {
         let mut text = String::new();
-        let missing: Vec<&str> = (0..self.tallies.len())
-            .filter(|&form| self.tallies[form].missing > 0)
-            .map(|form| self.names[form].as_str())
-            .collect();
-        for (form, first) in &self.first {
-            let tally = &self.tallies[*form];
-            if tally.missing == 0 || tally.missing < tally.failures {
-                let _ = writeln!(text, "FAILED {}: {} of {}\n{first}", self.names[*form], tally.failures, tally.cases);
-            }
+        for (name, failure) in self.failed.iter().filter(|(_, failure)| !failure.first.is_empty()) {
+            let _ = writeln!(text, "FAILED {name}: {}\n{}", failure.count, failure.first);
         }
+        let missing: Vec<&str> =
+            self.failed.iter().filter(|(_, failure)| failure.missing > 0).map(|(name, _)| name.as_str()).collect();
         if !missing.is_empty() {
-            let _ = writeln!(text, "MISSING (#UD): {} forms: {}", missing.len(), missing.join(" "));
+            let _ = writeln!(text, "UNDEFINED IN THE ENGINE ONLY: {} forms: {}", missing.len(), missing.join(", "));
         }
         text
     }
