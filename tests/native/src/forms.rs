@@ -1,7 +1,7 @@
 //! The instruction forms that are tried: every one of 64-bit mode that the model `virtft-v2` has, but those that
 //! [`EXCLUDED`] names.
 
-use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic, OpCodeInfo};
+use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeInfo};
 
 /// CPUID features of `virtft-v2`.
 const MODEL: [CpuidFeature; 47] = [
@@ -60,6 +60,7 @@ const EMULATED: &str = "the host's kernel emulates it under UMIP";
 const TABLES: &str = "depends on the host kernel's descriptor tables; directed tests cover it";
 const XSTATE: &str = "its layout depends on the host's XCR0; directed tests cover it";
 const PREFETCH: &str = "0F 0D with a register operand: a no-operation on Intel's processors, #UD on AMD's";
+const MOVSXD: &str = "MOVSXD with 16-bit operands reads 2 bytes on Intel's processors and 4 on AMD's";
 
 /// Forms that are not tried, and why.
 pub const EXCLUDED: &[(Mnemonic, &str)] = &[
@@ -99,6 +100,7 @@ const EXCLUDED_CODES: &[(Code, &str)] = &[
     (Code::Reservednop_rm16_r16_0F0D, PREFETCH),
     (Code::Reservednop_rm32_r32_0F0D, PREFETCH),
     (Code::Reservednop_rm64_r64_0F0D, PREFETCH),
+    (Code::Movsxd_r16_rm16, MOVSXD),
     (Code::Mov_Sreg_rm16, TABLES),
     (Code::Mov_Sreg_r32m16, TABLES),
     (Code::Mov_Sreg_r64m16, TABLES),
@@ -182,4 +184,26 @@ pub fn is_hint(code: Code) -> bool {
         || code.cpuid_features().iter().any(|feature| {
             matches!(feature, CpuidFeature::WBNOINVD | CpuidFeature::CLDEMOTE | CpuidFeature::CET_SS | CpuidFeature::MPX)
         })
+}
+
+/// True for branches with prefixes that processors understand differently: the operand size of near branches, which
+/// Intel's processors ignore in 64-bit mode, and REP with LOOPE and LOOPNE, which turns their condition on AMD's.
+#[must_use]
+pub fn is_odd_branch(instruction: &Instruction, bytes: &[u8]) -> bool {
+    if instruction.is_loopcc() && (instruction.has_rep_prefix() || instruction.has_repne_prefix()) {
+        return true;
+    }
+    let prefixes = bytes.iter().take_while(|byte| {
+        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f)
+    });
+    let near = instruction.is_jcc_short_or_near()
+        || instruction.is_jmp_short_or_near()
+        || instruction.is_jmp_near_indirect()
+        || instruction.is_call_near()
+        || instruction.is_call_near_indirect()
+        || instruction.is_jcx_short()
+        || instruction.is_loop()
+        || instruction.is_loopcc()
+        || matches!(instruction.mnemonic(), Mnemonic::Ret);
+    near && prefixes.into_iter().any(|&byte| byte == 0x66)
 }
