@@ -2,6 +2,9 @@
 //! executes it and fills in the operands, and the handlers themselves.
 
 mod alu;
+mod crypto;
+mod mmx;
+mod sse;
 
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -42,7 +45,8 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 1] = [alu::select];
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 4] =
+        [alu::select, sse::select, mmx::select, crypto::select];
     match families.iter().find_map(|select| select(ins, &mut op, mode)) {
         Some(handler) => op.run = handler,
         None => {
