@@ -4,10 +4,13 @@
 mod alu;
 mod bits;
 mod branch;
+mod crypto;
 mod exchange;
+mod mmx;
 mod mov;
 mod muldiv;
 mod shift;
+mod sse;
 mod stack;
 mod string;
 
@@ -51,7 +54,7 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 9] = [
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 12] = [
         alu::select,
         mov::select,
         branch::select,
@@ -61,6 +64,9 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
         muldiv::select,
         string::select,
         exchange::select,
+        sse::select,
+        mmx::select,
+        crypto::select,
     ];
     match families.iter().find_map(|select| select(ins, &mut op, mode)) {
         Some(handler) => op.run = handler,
