@@ -2,6 +2,8 @@
 //! executes it and fills in the operands, and the handlers themselves.
 
 mod alu;
+pub(crate) mod x87;
+mod xsave;
 
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -42,8 +44,9 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 1] = [alu::select];
-    match families.iter().find_map(|select| select(ins, &mut op, mode)) {
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 2] = [alu::select, xsave::select];
+    let known = families.iter().find_map(|select| select(ins, &mut op, mode));
+    match known.or_else(|| x87::select(ins, bytes, &mut op)) {
         Some(handler) => op.run = handler,
         None => {
             // The bytes are kept for the statistics: at most eight fit the immediate.
