@@ -114,7 +114,7 @@ pub(crate) fn segment_slot(register: Register, mode: CodeMode) -> u8 {
 
 fn memory_operand(ins: &Instruction, op: &mut Op, mode: CodeMode) {
     op.flags |= OP_MEMORY;
-    op.seg = segment_slot(ins.memory_segment(), mode);
+    op.seg = segment_slot(effective_segment(ins, mode), mode);
     op.disp = ins.memory_displacement64();
     op.scale = match ins.memory_index_scale() {
         8 => 3,
@@ -144,13 +144,27 @@ fn memory_operand(ins: &Instruction, op: &mut Op, mode: CodeMode) {
     };
 }
 
+/// Segment of the memory operand. In 64-bit mode overrides other than FS and GS are ignored, so that the base register
+/// alone decides between #SS and #GP for an address that is not canonical.
+fn effective_segment(ins: &Instruction, mode: CodeMode) -> Register {
+    let segment = ins.memory_segment();
+    if mode != CodeMode::Bits64 || matches!(segment, Register::FS | Register::GS) {
+        return segment;
+    }
+    match ins.memory_base() {
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP => Register::SS,
+        _ => Register::DS,
+    }
+}
+
 /// Register slot of a general register of any size; bit 4 marks AH, CH, DH and BH.
 pub(crate) fn slot(register: Register) -> u8 {
     match register {
         Register::AH | Register::CH | Register::DH | Register::BH => {
             (register as usize - Register::AH as usize) as u8 | 0x10
         }
-        _ => register.number() as u8,
+        // Of the byte registers iced counts SPL after BH.
+        _ => register.full_register().number() as u8,
     }
 }
 
