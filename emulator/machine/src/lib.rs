@@ -1,4 +1,7 @@
 //! A whole x86-64 PC as a pure, deterministic state machine.
+pub mod bits;
+pub mod clock;
 pub mod context;
+pub mod devices;
 pub mod io;
 pub mod snapshot;
