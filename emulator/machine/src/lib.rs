@@ -1,4 +1,5 @@
 //! A whole x86-64 PC as a pure, deterministic state machine.
 pub mod context;
+pub mod devices;
 pub mod io;
 pub mod snapshot;
