@@ -7,6 +7,7 @@ pub mod acpi_pm;
 pub mod apic;
 pub mod i8042;
 pub mod ioapic;
+pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod rtc;
@@ -14,6 +15,7 @@ pub mod system;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod uart;
+pub mod virtio;
 
 use std::fmt::Debug;
 
