@@ -2,6 +2,8 @@
 
 use virtft_cpu::memory::GuestRam;
 
+use crate::entropy::Entropy;
+
 use super::Device;
 use crate::context::{DeviceContext, Effect, Effects, InterruptLine};
 use crate::snapshot::Snapshot;
@@ -31,6 +33,7 @@ pub struct Bench<D> {
     pub device: D,
     pub now_ns: u64,
     pub effects: Effects,
+    entropy: Entropy,
     ram: GuestRam,
 }
 
@@ -40,6 +43,7 @@ impl<D: Device> Bench<D> {
             device,
             now_ns: 0,
             effects: Effects::new(),
+            entropy: Entropy::new(),
             ram: GuestRam::new(1 << 20).unwrap(),
         }
     }
@@ -49,6 +53,7 @@ impl<D: Device> Bench<D> {
             memory: self.ram.memory(),
             now_ns: self.now_ns,
             effects: &mut self.effects,
+            entropy: &mut self.entropy,
         };
         body(&mut self.device, &mut cx)
     }
