@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "check.h"
 
+#include <cpuid.h>
 #include <sched.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,11 +14,16 @@ static uint64_t clock_ns(clockid_t clock) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static int has_rdtscp(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) && d >> 27 & 1;
+}
+
 static void check_one_cpu(uint64_t *latest_tsc, uint64_t *latest_ns) {
-    int tsc_backwards = 0, clock_backwards = 0;
+    int rdtscp = has_rdtscp(), tsc_backwards = 0, clock_backwards = 0;
     for (int i = 0; i < 20000; i++) {
         unsigned cpu;
-        uint64_t tsc = i & 1 ? __rdtsc() : __rdtscp(&cpu);
+        uint64_t tsc = i & 1 || !rdtscp ? __rdtsc() : __rdtscp(&cpu);
         if (tsc < *latest_tsc)
             tsc_backwards++;
         *latest_tsc = tsc;
