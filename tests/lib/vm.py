@@ -84,7 +84,7 @@ class Qemu:
     def command(self, machine):
         """The command line that starts the machine with its console on standard input and output."""
         command = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "Nehalem", "-nodefaults"]
-        command += ["-display", "none", "-serial", "stdio", "-monitor", "none", "-device", "virtio-rng-pci"]
+        command += ["-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci"]
         command += ["-kernel", machine.kernel, "-initrd", machine.initrd, "-append", machine.append]
         command += ["-m", machine.memory, "-smp", machine.vcpus]
         if self.icount:
