@@ -1,8 +1,8 @@
-"""A host for network tests in a network namespace of its own: nothing outside it is touched or reached.
+"""A host for network tests in network namespaces of its own: nothing outside them is touched or reached.
 
-    namespace  virtft-PID
+    virtft-PID                                                  virtft-PID-gw
       lo       127.0.0.1
-      uplink   192.0.2.2/24, default route by 192.0.2.1: what passt shows its guest
+      uplink   192.0.2.2/24: what passt shows its guest  <--->    gateway  192.0.2.1/24
       tap0     10.77.0.1/24: the guest is 10.77.0.2
 
 Needs root. Everything is removed at the end, also after a failure.
@@ -18,7 +18,7 @@ from vm import Net
 
 TAP_GUEST = "10.77.0.2"
 TAP_HOST = "10.77.0.1"
-# By passt, the gateway's address reaches the namespace's own loopback.
+# By passt, TCP to the gateway's address reaches the namespace's own loopback; pings reach the gateway.
 PASST_HOST = "192.0.2.1"
 PASST_SSH_PORT = 2222
 MACS = {"tap": "52:54:00:00:00:01", "stream": "52:54:00:00:00:02"}
@@ -29,6 +29,7 @@ class World:
 
     def __init__(self):
         self.name = f"virtft-{os.getpid()}"
+        self.gateway = f"{self.name}-gw"
         self.prefix = ["ip", "netns", "exec", self.name]
         self._passt = None
         self._folder = None
@@ -48,15 +49,18 @@ class World:
         if self._passt:
             self._passt.kill()
             self._passt.wait()
-        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
+        for name in (self.name, self.gateway):
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
         self._folder.cleanup()
 
     def _build(self):
         _ip("netns", "add", self.name)
+        _ip("netns", "add", self.gateway)
         inside = ["-n", self.name]
         _ip(*inside, "link", "set", "lo", "up")
-        _ip(*inside, "link", "add", "uplink", "type", "veth", "peer", "name", "nowhere")
-        _ip(*inside, "link", "set", "nowhere", "up")
+        _ip(*inside, "link", "add", "uplink", "type", "veth", "peer", "name", "gateway", "netns", self.gateway)
+        _ip("-n", self.gateway, "addr", "add", "192.0.2.1/24", "dev", "gateway")
+        _ip("-n", self.gateway, "link", "set", "gateway", "up")
         _ip(*inside, "addr", "add", "192.0.2.2/24", "dev", "uplink")
         _ip(*inside, "link", "set", "uplink", "up")
         _ip(*inside, "route", "add", "default", "via", "192.0.2.1", "dev", "uplink")
