@@ -18,12 +18,14 @@ const PURE: &[&str] = &["virtft-cpu", "virtft-machine"];
 /// Everything that may be linked into a pure crate, with what it is for. None of these reads a clock, starts a thread, or
 /// opens a file or socket in what the pure crates call.
 const LINKED: &[(&str, &str)] = &[
+    ("acpi_tables", "ACPI tables as bytes"),
     ("bitflags", "register bits"),
     ("cobs", "part of postcard"),
     ("embedded-io", "named by optional features of postcard; not built"),
     ("iced-x86", "instruction decoder"),
     ("lazy_static", "the decoder's tables"),
     ("libc", "mmap of guest memory"),
+    ("linux-loader", "headers and boot parameters of kernels"),
     ("log", "virtio-queue's messages"),
     ("postcard", "canonical encoding of state"),
     ("ppv-lite86", "part of rand_chacha"),
