@@ -16,4 +16,6 @@ pub mod pacing;
 pub mod queue;
 pub mod script;
 pub mod seccomp;
+pub mod socket;
+mod sys;
 pub mod threads;
