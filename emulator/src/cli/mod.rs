@@ -136,6 +136,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "COUNT=FILE", value_parser = parse_save_point, help_heading = "Determinism")]
     pub save_at: Vec<SavePoint>,
 
+    /// Flush translation and code caches, and save and restore the machine, at random counts drawn from SEED:
+    /// none of it may change a digest. For tests; needs --clock virtual
+    #[arg(long, value_name = "SEED", help_heading = "Determinism")]
+    pub perturb: Option<u64>,
+
     /// Run without the seccomp filters (for debuggers and profilers)
     #[arg(long, help_heading = "Host")]
     pub no_seccomp: bool,
@@ -165,6 +170,9 @@ impl RunArguments {
         }
         if self.inputs.is_some() && self.clock == ClockMode::Real {
             return conflict("--inputs needs --clock virtual: with the real clock positions differ from run to run");
+        }
+        if self.perturb.is_some() && self.clock == ClockMode::Real {
+            return conflict("--perturb needs --clock virtual: with the real clock there is nothing to compare");
         }
         if self.clock == ClockMode::Virtual {
             if self.net.iter().any(|net| net.kind != NetKind::None) {
