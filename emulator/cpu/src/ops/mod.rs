@@ -4,12 +4,17 @@
 mod alu;
 mod bits;
 mod branch;
+mod crypto;
 mod exchange;
+mod mmx;
 mod mov;
 mod muldiv;
 mod shift;
+mod sse;
 mod stack;
 mod string;
+pub(crate) mod x87;
+mod xsave;
 
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -51,7 +56,7 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 9] = [
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 13] = [
         alu::select,
         mov::select,
         branch::select,
@@ -61,8 +66,13 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
         muldiv::select,
         string::select,
         exchange::select,
+        sse::select,
+        mmx::select,
+        crypto::select,
+        xsave::select,
     ];
-    match families.iter().find_map(|select| select(ins, &mut op, mode)) {
+    let known = families.iter().find_map(|select| select(ins, &mut op, mode));
+    match known.or_else(|| x87::select(ins, bytes, &mut op)) {
         Some(handler) => op.run = handler,
         None => {
             // The bytes are kept for the statistics: at most eight fit the immediate.
