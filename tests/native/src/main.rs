@@ -147,7 +147,7 @@ fn run(options: &Options) -> Result<bool, String> {
         }
         let text = pair.run(&generated, &mut report);
         if !text.is_empty() {
-            report.fail(number, &generated, [&pair.native, &pair.interpreted], &text);
+            report.fail(number, &generated, &text);
         }
         if options.verbose {
             print(&format!("  {:?}\n", pair.native.event))?;

@@ -24,11 +24,7 @@ pub struct Tally {
 #[derive(Debug, Clone, Default)]
 struct Failure {
     count: u64,
-    /// Of these, those in which the engine raised #UD and the host did not.
-    missing: u64,
-    /// The number of the first of those.
-    first_missing: Option<u64>,
-    /// What is needed to see the first that is not of those again.
+    /// What is needed to see the first again.
     first: String,
 }
 
@@ -90,19 +86,14 @@ impl Report {
     }
 
     /// A case with differences.
-    pub fn fail(&mut self, number: u64, generated: &Generated, outcomes: [&Outcome; 2], text: &str) {
-        let [native, guest] = outcomes;
-        let undefined = |event| matches!(event, Event::Exception { vector: 6, .. } | Event::TripleFault { vector: 6 });
+    pub fn fail(&mut self, number: u64, generated: &Generated, text: &str) {
         if !generated.mutated {
             self.tallies[generated.form].failures += 1;
         }
         let change = if generated.mutated { " (changed bytes)" } else { "" };
         let failure = self.failed.entry(format!("{:?}{change}", generated.instruction.code())).or_default();
         failure.count += 1;
-        if undefined(guest.event) && !undefined(native.event) {
-            failure.missing += 1;
-            failure.first_missing.get_or_insert(number);
-        } else if failure.first.is_empty() {
+        if failure.first.is_empty() {
             let seed = self.seed;
             failure.first = format!(
                 "{}\n{}{text}  again: native --seed {seed} --case {number}\n",
@@ -124,20 +115,12 @@ impl Report {
         self.mutated + self.tallies.iter().map(|tally| tally.cases).sum::<u64>()
     }
 
-    /// The first failure of each form; forms that the engine does not have in one line.
+    /// The first failure of each form.
     #[must_use]
     pub fn failed_forms(&self) -> String {
         let mut text = String::new();
-        for (name, failure) in self.failed.iter().filter(|(_, failure)| !failure.first.is_empty()) {
+        for (name, failure) in &self.failed {
             let _ = writeln!(text, "FAILED {name}: {}\n{}", failure.count, failure.first);
-        }
-        let missing: Vec<String> = self
-            .failed
-            .iter()
-            .filter_map(|(name, failure)| failure.first_missing.map(|case| format!("{name} (case {case})")))
-            .collect();
-        if !missing.is_empty() {
-            let _ = writeln!(text, "UNDEFINED IN THE ENGINE ONLY: {} forms: {}", missing.len(), missing.join(", "));
         }
         text
     }
