@@ -4,6 +4,8 @@ mod aes;
 mod clmul;
 mod crc32;
 mod sha;
+#[cfg(test)]
+mod tests;
 
 use iced_x86::Instruction;
 

@@ -19,6 +19,8 @@ mod packed;
 mod shift;
 mod shuffle;
 mod strings;
+#[cfg(test)]
+mod tests;
 mod unmasked;
 pub(super) mod vector;
 
