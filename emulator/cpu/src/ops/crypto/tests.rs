@@ -48,9 +48,8 @@ fn aes_128_of_fips_197() {
     let cipher = aes::encrypt_last(state, keys[10]);
     assert_eq!(text(cipher), "69c4e0d86a7b0430d8cdb78070b4c55a");
 
-    let state = keys[1..10].iter().rev().fold(xor(cipher, keys[10]), |state, &key| {
-        aes::decrypt(state, aes::unmix(key, key))
-    });
+    let state =
+        keys[1..10].iter().rev().fold(xor(cipher, keys[10]), |state, &key| aes::decrypt(state, aes::unmix(key, key)));
     assert_eq!(text(aes::decrypt_last(state, keys[0])), text(plain));
 }
 

@@ -53,7 +53,8 @@ pub(super) fn reciprocal(bits: u32) -> u32 {
     let m = u64::from(magnitude & 0x7f_ffff | 0x80_0000);
     let significand = ((1 << 36) / m + 1) >> 1;
     let exponent = -(biased - BIAS) - 1;
-    let (significand, exponent) = if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
+    let (significand, exponent) =
+        if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
     if exponent < 1 - BIAS {
         return sign;
     }
@@ -85,7 +86,8 @@ pub(super) fn reciprocal_root(bits: u32) -> u32 {
     let twice = ((1_u64 << 49) / m).isqrt();
     let significand = (twice + 1) >> 1;
     let exponent = -k - 1;
-    let (significand, exponent) = if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
+    let (significand, exponent) =
+        if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
     pack(0, significand as u32, exponent)
 }
 

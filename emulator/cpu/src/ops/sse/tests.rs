@@ -107,14 +107,45 @@ impl Random {
     /// 64 bits that are often the limits of some lane or float format.
     pub fn word(&mut self) -> u64 {
         const SINGLES: [u32; 20] = [
-            0, 1, 0x7f_ffff, 0x80_0000, 0x80_0001, 0x3f80_0000, 0x3f80_0001, 0x3fc0_0000, 0x7f7f_ffff, 0x7f80_0000,
-            0x7f80_0001, 0x7fc0_0000, 0x7fff_ffff, 0x4eff_ffff, 0x4f00_0000, 0x5f00_0000, 0x3400_0000, 0x7fa1_2345, 0x40_0000,
+            0,
+            1,
+            0x7f_ffff,
+            0x80_0000,
+            0x80_0001,
+            0x3f80_0000,
+            0x3f80_0001,
+            0x3fc0_0000,
+            0x7f7f_ffff,
+            0x7f80_0000,
+            0x7f80_0001,
+            0x7fc0_0000,
+            0x7fff_ffff,
+            0x4eff_ffff,
+            0x4f00_0000,
+            0x5f00_0000,
+            0x3400_0000,
+            0x7fa1_2345,
+            0x40_0000,
             0x4b7f_ffff,
         ];
         const DOUBLES: [u64; 18] = [
-            0, 1, 0xf_ffff_ffff_ffff, 0x10_0000_0000_0000, 0x3ff0_0000_0000_0000, 0x3ff0_0000_0000_0001, 0x7fef_ffff_ffff_ffff,
-            0x7ff0_0000_0000_0000, 0x7ff0_0000_0000_0001, 0x7ff8_0000_0000_0000, 0x43e0_0000_0000_0000, 0x43df_ffff_ffff_ffff,
-            0x41df_ffff_ffc0_0000, 0x47ef_ffff_f000_0000, 0x36a0_0000_0000_0000, 0x3800_0000_0000_0000, 0x3fe0_0000_0000_0000,
+            0,
+            1,
+            0xf_ffff_ffff_ffff,
+            0x10_0000_0000_0000,
+            0x3ff0_0000_0000_0000,
+            0x3ff0_0000_0000_0001,
+            0x7fef_ffff_ffff_ffff,
+            0x7ff0_0000_0000_0000,
+            0x7ff0_0000_0000_0001,
+            0x7ff8_0000_0000_0000,
+            0x43e0_0000_0000_0000,
+            0x43df_ffff_ffff_ffff,
+            0x41df_ffff_ffc0_0000,
+            0x47ef_ffff_f000_0000,
+            0x36a0_0000_0000_0000,
+            0x3800_0000_0000_0000,
+            0x3fe0_0000_0000_0000,
             0x47ef_ffff_e000_0000,
         ];
         let single = |random: &mut Self| {
@@ -352,7 +383,11 @@ fn differences(core: &mut Core, state: &Native) -> Vec<String> {
         for half in 0..2 {
             compare(format!("xmm{index}[{half}]"), core.vector.regs[index][half], state.xmm(index)[half]);
         }
-        compare(format!("ymm{index} upper"), core.vector.regs[index][2] << 16 | core.vector.regs[index][3], 0x1111_2222);
+        compare(
+            format!("ymm{index} upper"),
+            core.vector.regs[index][2] << 16 | core.vector.regs[index][3],
+            0x1111_2222,
+        );
     }
     let control = state.word(0);
     compare("x87 status".into(), core.fpu.status.into(), control >> 16 & 0xffff);

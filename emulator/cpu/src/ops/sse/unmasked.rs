@@ -245,7 +245,10 @@ mod tests {
         assert_eq!(run(&ADDPS, [0x7f80_0001, 1, ONE, ONE], [0, ONE, ONE, ONE], 0x1e80), (0x1e83, true));
         let (a, b) = ([0x7f80_0001, ONE, ONE, ONE], [ONE, 0x4040_0000, 0, ONE]);
         assert_eq!(run(&DIVPS, a, b, 0x0f80), (0x0fa5, true));
-        assert_eq!(run(&MULPS, [tiny, 0x3f80_0001, ONE, ONE], [0x3f00_0000, 0x3f80_0001, 0, ONE], 0x0f80), (0x0fa0, true));
+        assert_eq!(
+            run(&MULPS, [tiny, 0x3f80_0001, ONE, ONE], [0x3f00_0000, 0x3f80_0001, 0, ONE], 0x0f80),
+            (0x0fa0, true)
+        );
         let (a, b) = ([max, 0x0080_0001, ONE, ONE], [0x4000_0000, 0x3f00_0001, ONE, ONE]);
         assert_eq!(run(&MULPS, a, b, 0x1b80), (0x1bb8, true));
         let (a, b) = ([max, ONE, ONE, ONE], [0x4000_0000, 0x3f00_0001, ONE, ONE]);
