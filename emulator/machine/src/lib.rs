@@ -1,6 +1,7 @@
 //! A whole x86-64 PC as a pure, deterministic state machine.
 pub mod acpi;
 pub mod bits;
+pub mod boot;
 pub mod clock;
 pub mod context;
 pub mod devices;
