@@ -7,5 +7,8 @@ pub mod context;
 pub mod devices;
 pub mod entropy;
 pub mod io;
+pub mod machine;
 pub mod platform;
 pub mod snapshot;
+
+pub use machine::{Machine, MachineConfig, MachineError, StopReason};

@@ -29,6 +29,7 @@ use virtft_cpu::memory::{GuestRam, LOW_RAM_END};
 use virtft_cpu::state::CpuState;
 use vm_memory::{Bytes, GuestAddress};
 
+pub(crate) use cpu::MTRR_DEFAULT;
 pub use payload::{Compression, Payload, payload};
 
 use crate::bits::to_usize;
