@@ -78,7 +78,10 @@ impl Core {
             Activity::Running | Activity::Shutdown => true,
             Activity::WaitForStartup => self.bus.signal(cpu),
             Activity::Halted => {
-                self.bus.signal(cpu) || sys.nmi_pending && !sys.nmi_blocked || interrupts_on && self.bus.interrupt(cpu)
+                self.bus.signal(cpu)
+                    || sys.pending_trap != 0
+                    || sys.nmi_pending && !sys.nmi_blocked
+                    || interrupts_on && self.bus.interrupt(cpu)
             }
         }
     }
@@ -138,8 +141,9 @@ impl Core {
     /// Runs the current vCPU for at most `left` steps, less when it should be looked at from outside.
     fn run_current(&mut self, left: u64) -> Result<(), TripleFault> {
         debug_assert!(left > 0);
-        if self.pending_trap != 0 {
-            let dr6 = std::mem::take(&mut self.pending_trap);
+        if self.sys.pending_trap != 0 && !self.sys.debug_shadow {
+            let dr6 = std::mem::take(&mut self.sys.pending_trap);
+            self.sys.activity = Activity::Running;
             let fault = Fault { vector: vector::DB, code: None, address: 0, dr6 };
             return self.deliver_step(fault, Event::Trap);
         }
@@ -207,25 +211,18 @@ impl Core {
             let dr6 = hit.fold(0, |bits, n| bits | 1 << n);
             if dr6 != 0 && !self.sys.debug_shadow {
                 let fault = Fault { vector: vector::DB, code: None, address: 0, dr6 };
-                return self.deliver_step(fault, Event::Exception);
+                // A fault that pushes RF as it is, unlike all others (SDM volume 3, 17.3.1.1).
+                return self.deliver_step(fault, Event::Trap);
             }
         }
         self.sys.interrupt_shadow = false;
-        let step = self.flags.has(flags::TF);
-        self.flags.control &= !flags::RF;
+        self.reports_step = self.flags.has(flags::TF);
         self.run_blocks(1)?;
-        if step && self.fault.vector != NO_FAULT {
-            // The instruction faulted: the handler runs with TF clear, and the step is not reported.
-            return Ok(());
-        }
-        if step {
-            self.pending_trap |= DR6_STEP;
+        if std::mem::take(&mut self.reports_step) && !self.sys.debug_shadow {
+            self.sys.pending_trap |= DR6_STEP;
         }
         if !self.sys.interrupt_shadow {
             self.sys.debug_shadow = false;
-        }
-        if self.sys.debug_shadow {
-            self.pending_trap = 0;
         }
         Ok(())
     }
@@ -233,7 +230,8 @@ impl Core {
     /// Chains blocks until the steps are used up or an instruction ended its block early.
     fn run_blocks(&mut self, mut left: u64) -> Result<(), TripleFault> {
         let mut from: *mut Block = std::ptr::null_mut();
-        self.fault.vector = NO_FAULT;
+        // RF holds back code breakpoints for one instruction, which starts here. It comes back when that is repeated.
+        self.flags.control &= !flags::RF;
         self.bury();
         while left > 0 {
             self.begin_between();
@@ -255,7 +253,11 @@ impl Core {
             left -= steps;
             match stop {
                 Some(Stop::Fault) => return self.deliver_step(self.fault, Event::Exception),
-                Some(Stop::Again) => return Ok(()),
+                Some(Stop::Again) => {
+                    // The instruction has begun: its breakpoint is not reported again, and events push RF.
+                    self.flags.control |= flags::RF;
+                    return Ok(());
+                }
                 _ => {}
             }
             if self.block_end.is_null() || self.has_dropped_blocks() {
@@ -318,6 +320,3 @@ impl Core {
         ops.iter().take_while(|op| op.next_off() <= room).count()
     }
 }
-
-/// [`Core::fault`] holds no exception of the instructions that ran last.
-const NO_FAULT: u8 = 0xff;

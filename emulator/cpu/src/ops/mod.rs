@@ -4,12 +4,17 @@
 mod alu;
 mod bits;
 mod branch;
+mod crypto;
 mod exchange;
+mod mmx;
 mod mov;
 mod muldiv;
 mod shift;
+mod sse;
 mod stack;
 mod string;
+pub(crate) mod x87;
+mod xsave;
 
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -51,7 +56,7 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 9] = [
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 13] = [
         alu::select,
         mov::select,
         branch::select,
@@ -61,8 +66,13 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
         muldiv::select,
         string::select,
         exchange::select,
+        sse::select,
+        mmx::select,
+        crypto::select,
+        xsave::select,
     ];
-    match families.iter().find_map(|select| select(ins, &mut op, mode)) {
+    let known = families.iter().find_map(|select| select(ins, &mut op, mode));
+    match known.or_else(|| x87::select(ins, bytes, &mut op)) {
         Some(handler) => op.run = handler,
         None => {
             // The bytes are kept for the statistics: at most eight fit the immediate.
@@ -104,7 +114,7 @@ pub(crate) fn segment_slot(register: Register, mode: CodeMode) -> u8 {
 
 fn memory_operand(ins: &Instruction, op: &mut Op, mode: CodeMode) {
     op.flags |= OP_MEMORY;
-    op.seg = segment_slot(ins.memory_segment(), mode);
+    op.seg = segment_slot(effective_segment(ins, mode), mode);
     op.disp = ins.memory_displacement64();
     op.scale = match ins.memory_index_scale() {
         8 => 3,
@@ -134,13 +144,27 @@ fn memory_operand(ins: &Instruction, op: &mut Op, mode: CodeMode) {
     };
 }
 
+/// Segment of the memory operand. In 64-bit mode overrides other than FS and GS are ignored, so that the base register
+/// alone decides between #SS and #GP for an address that is not canonical.
+fn effective_segment(ins: &Instruction, mode: CodeMode) -> Register {
+    let segment = ins.memory_segment();
+    if mode != CodeMode::Bits64 || matches!(segment, Register::FS | Register::GS) {
+        return segment;
+    }
+    match ins.memory_base() {
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP => Register::SS,
+        _ => Register::DS,
+    }
+}
+
 /// Register slot of a general register of any size; bit 4 marks AH, CH, DH and BH.
 pub(crate) fn slot(register: Register) -> u8 {
     match register {
         Register::AH | Register::CH | Register::DH | Register::BH => {
             (register as usize - Register::AH as usize) as u8 | 0x10
         }
-        _ => register.number() as u8,
+        // Of the byte registers iced counts SPL after BH.
+        _ => register.full_register().number() as u8,
     }
 }
 
