@@ -2,6 +2,7 @@
 //! for what a host's user space cannot show.
 
 mod answers;
+mod answers_table;
 mod directed;
 mod host;
 mod native;
