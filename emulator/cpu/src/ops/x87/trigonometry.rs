@@ -74,7 +74,7 @@ fn reduce(a: &Operand) -> (u8, Wide) {
         negative = !negative;
     }
     if a.negative {
-        quadrant = 4 - quadrant & 3;
+        quadrant = (4 - quadrant) & 3;
     }
     (quadrant, Wide::new(negative, 127 - 65, rest))
 }
