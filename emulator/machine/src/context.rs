@@ -3,6 +3,8 @@
 //! A device never calls another device, the CPU or the host. It reads and writes guest memory, and leaves what
 //! it wants to happen in [`Effects`]; the platform carries that out, in order, before the next instruction.
 
+use std::fmt::Debug;
+
 use virtft_cpu::memory::GuestMemory;
 
 use crate::io::Output;
@@ -48,6 +50,15 @@ pub enum Effect {
 /// Collects effects of device calls.
 pub type Effects = Vec<Effect>;
 
+/// Where the machine's random bytes come from: a generator whose state belongs to the machine.
+///
+/// The bytes follow from the seeds delivered as [`crate::io::Input::EntropySeed`] and from the calls made so
+/// far, so every replica draws the same ones.
+pub trait EntropySource: Debug {
+    /// Fills `bytes` from the generator.
+    fn fill(&mut self, bytes: &mut [u8]);
+}
+
 /// What a device may use during a call.
 #[derive(Debug)]
 pub struct DeviceContext<'a> {
@@ -57,4 +68,6 @@ pub struct DeviceContext<'a> {
     pub now_ns: u64,
     /// What the call causes.
     pub effects: &'a mut Effects,
+    /// Random bytes for virtio-rng.
+    pub entropy: &'a mut dyn EntropySource,
 }

@@ -265,7 +265,8 @@ fn controls(ins: &Instruction, op: &mut Op, register: u8) -> Option<Handler> {
         Mnemonic::Fldenv => environment::load_environment,
         Mnemonic::Fnsave => environment::save,
         Mnemonic::Frstor => environment::restore,
-        Mnemonic::Fnop | Mnemonic::Fneni | Mnemonic::Fndisi | Mnemonic::Fnsetpm => control::nothing,
+        Mnemonic::Fnop => control::nothing,
+        Mnemonic::Fneni | Mnemonic::Fndisi | Mnemonic::Fnsetpm => control::obsolete,
         Mnemonic::Fincstp => {
             op.aux = 1;
             control::move_top
