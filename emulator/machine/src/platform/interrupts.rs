@@ -151,8 +151,11 @@ impl InterruptControllers {
         self.lint0 = self.pic.output();
     }
 
-    /// What firmware sets up before it starts a kernel.
+    /// What firmware sets up before it starts a kernel: virtual wire mode, every line of the 8259 masked.
     pub fn set_virtual_wire(&mut self) {
+        self.pic.write(0x21, 0xff);
+        self.pic.write(0xa1, 0xff);
+        self.follow_pic();
         for apic in &mut self.apics {
             apic.set_virtual_wire();
         }
