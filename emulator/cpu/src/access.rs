@@ -7,9 +7,9 @@
 use crate::core::Core;
 use crate::fault::vector;
 use crate::memory::{PAGE_CODE, PAGE_DIRTY, PAGE_TABLE, to_usize};
-use crate::mmu::{Access, CodeMode, Rights};
-use crate::op::{OP_A16, OP_A32, OP_LEGACY, Op, SEG_FLAT, SEG_FLAT_STACK, Stop};
-use crate::state::{CS, SEG_CODE, SEG_DB, SEG_DC, SEG_P, SEG_RW, SS};
+use crate::mmu::{Access, Rights};
+use crate::op::{OP_A16, OP_A32, OP_LEGACY, Op, SEG_FLAT_STACK, Stop};
+use crate::state::{SEG_CODE, SEG_P, SEG_RW, SS};
 use crate::width::Width;
 
 /// A physical place that an access touches: address and how many bytes there.
@@ -64,15 +64,7 @@ impl Core {
         if flags & SEG_P == 0 || (protected && denied) {
             return Err(self.raise_code(fault, 0));
         }
-        let last = offset + (size - 1);
-        let limit = u64::from(segment.limit);
-        let inside = if !code && flags & SEG_DC != 0 {
-            let top = if flags & SEG_DB != 0 { 0xffff_ffff } else { 0xffff };
-            offset > limit && last <= top
-        } else {
-            last <= limit
-        };
-        if !inside {
+        if !segment.contains(offset, size) {
             return Err(self.raise_code(fault, 0));
         }
         Ok(segment.base.wrapping_add(offset) & 0xffff_ffff)
@@ -144,11 +136,7 @@ impl Core {
 
     /// Replaces the memory operand by `change(old)`: one access for the guest, write rights checked first.
     #[inline(always)]
-    pub(crate) fn modify<T: Width>(
-        &mut self,
-        op: &Op,
-        change: impl FnOnce(&mut Core, T) -> T,
-    ) -> Result<(), Stop> {
+    pub(crate) fn modify<T: Width>(&mut self, op: &Op, change: impl FnOnce(&mut Core, T) -> T) -> Result<(), Stop> {
         let linear = self.linear(op, T::BYTES, true)?;
         if linear & 0xfff <= 0x1000 - T::BYTES
             && let Some(host) = self.tlb.write(linear, self.data_context)
@@ -183,7 +171,7 @@ impl Core {
 
     /// #GP, or #SS for a stack segment, for an address that is not canonical.
     fn check_canonical(&mut self, linear: u64, size: u64, seg: u8) -> Result<(), Stop> {
-        if self.code_mode() != CodeMode::Bits64 {
+        if !self.code_view.long {
             return Ok(());
         }
         let last = linear.wrapping_add(size - 1);
@@ -202,7 +190,7 @@ impl Core {
             self.check_alignment(linear, size)?;
         }
         let rights = self.data_rights();
-        let mask = if self.code_mode() == CodeMode::Bits64 { u64::MAX } else { 0xffff_ffff };
+        let mask = self.code_view.linear_mask;
         let first = size.min(0x1000 - (linear & 0xfff));
         let mut pieces = [Piece::default(); 2];
         pieces[0] = Piece { physical: self.translate(linear, access, rights)?, linear, size: first };
@@ -218,9 +206,7 @@ impl Core {
 
     /// #AC for user accesses that are not aligned, with CR0.AM and EFLAGS.AC set.
     fn check_alignment(&mut self, linear: u64, size: u64) -> Result<(), Stop> {
-        let on = self.sys.cpl == 3
-            && self.flags.has(crate::flags::AC)
-            && self.sys.cr0 & crate::mmu::cr0::AM != 0;
+        let on = self.sys.cpl == 3 && self.flags.has(crate::flags::AC) && self.sys.cr0 & crate::mmu::cr0::AM != 0;
         if on && size.is_power_of_two() && size <= 8 && linear & (size - 1) != 0 {
             return Err(self.raise_code(vector::AC, 0));
         }
@@ -236,7 +222,7 @@ impl Core {
             let start = self.sys.debug_address[n] & !(length - 1);
             let hit = linear < start.wrapping_add(length) && start < linear.wrapping_add(size);
             if enabled && hit && (kind == 3 || kind == 1 && write) {
-                self.pending_trap |= 1 << n;
+                self.sys.pending_trap |= 1 << n;
                 self.leave_block();
             }
         }
@@ -344,40 +330,101 @@ impl Core {
         self.drop_stale();
     }
 
-    /// Reads `size` bytes (up to 8) with supervisor rights: descriptor tables, TSS, interrupt stacks.
+    /// Reads `size` bytes (up to 8) with supervisor rights: descriptor tables, TSS. SMAP is in force.
+    #[inline]
     pub(crate) fn read_system(&mut self, linear: u64, size: u64) -> Result<u64, Stop> {
-        self.with_supervisor(|core| core.read_slow(linear, size, SEG_FLAT)).map(|value| value as u64)
+        if linear & 0xfff <= 0x1000 - size
+            && let Some(host) = self.tlb.read(linear, self.supervisor_context)
+        {
+            let mut bytes = [0; 8];
+            // SAFETY: as in `read`; at most 8 bytes.
+            unsafe { host.copy_to_nonoverlapping(bytes.as_mut_ptr(), to_usize(size)) };
+            return Ok(u64::from_le_bytes(bytes));
+        }
+        self.read_system_slow(linear, size)
     }
 
-    /// Writes `size` bytes (up to 8) with supervisor rights.
-    pub(crate) fn write_system(&mut self, linear: u64, value: u64, size: u64) -> Result<(), Stop> {
-        self.with_supervisor(|core| core.write_slow(linear, u128::from(value), size, SEG_FLAT))
+    #[cold]
+    #[inline(never)]
+    fn read_system_slow(&mut self, linear: u64, size: u64) -> Result<u64, Stop> {
+        let pieces = self.system_pieces(linear, size, Access::Read)?;
+        let own = std::mem::replace(&mut self.data_context, self.supervisor_context);
+        let mut value = 0;
+        let mut shift = 0;
+        for piece in pieces.iter().filter(|piece| piece.size != 0) {
+            value |= self.read_physical(*piece) << shift;
+            shift += 8 * piece.size;
+        }
+        self.data_context = own;
+        Ok(value as u64)
     }
 
-    /// Runs accesses as the processor's own: CPL 0, SMAP in force.
-    pub(crate) fn with_supervisor<R>(&mut self, body: impl FnOnce(&mut Core) -> R) -> R {
-        let cpl = std::mem::replace(&mut self.sys.cpl, 0);
-        let ac = self.flags.control & crate::flags::AC;
-        self.flags.control &= !crate::flags::AC;
-        let context = std::mem::replace(&mut self.data_context, self.supervisor_context);
-        let slow = std::mem::replace(&mut self.slow_data, false);
-        let result = body(self);
-        self.slow_data = slow;
-        self.sys.cpl = cpl;
-        self.flags.control |= ac;
-        self.data_context = context;
-        // A store into a page table inside `body` renewed the contexts.
+    /// Writes bytes (at most a page) with supervisor rights: descriptors, interrupt stacks. All or none are written.
+    #[inline]
+    pub(crate) fn write_system(&mut self, linear: u64, bytes: &[u8]) -> Result<(), Stop> {
+        if linear & 0xfff <= 0x1000 - bytes.len() as u64
+            && let Some(host) = self.tlb.write(linear, self.supervisor_context)
+        {
+            // SAFETY: as in `write`, and the bytes stay in the page.
+            unsafe { host.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            return Ok(());
+        }
+        self.write_system_slow(linear, bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_system_slow(&mut self, linear: u64, bytes: &[u8]) -> Result<(), Stop> {
+        let pieces = self.system_pieces(linear, bytes.len() as u64, Access::Write)?;
+        self.data_context = self.supervisor_context;
+        let mut rest = bytes;
+        for piece in pieces.iter().filter(|piece| piece.size != 0) {
+            let (own, others) = rest.split_at(to_usize(piece.size));
+            rest = others;
+            let mut done = 0;
+            for chunk in own.chunks(8) {
+                let mut word = [0; 16];
+                word[..chunk.len()].copy_from_slice(chunk);
+                let size = chunk.len() as u64;
+                let part = Piece { physical: piece.physical + done, linear: piece.linear + done, size };
+                self.write_physical(part, u128::from_le_bytes(word));
+                done += size;
+            }
+        }
+        // A store into a page table renewed the contexts; in any case the own one comes back.
         self.update_mode();
-        result
+        Ok(())
+    }
+
+    /// Raises what a supervisor write of `size` bytes would raise, and sets dirty bits.
+    pub(crate) fn probe_system_write(&mut self, linear: u64, size: u64) -> Result<(), Stop> {
+        self.system_pieces(linear, size, Access::Write).map(|_| ())
+    }
+
+    /// Translates all bytes of an access that the processor makes by itself, whatever the privilege of the program.
+    fn system_pieces(&mut self, linear: u64, size: u64, access: Access) -> Result<[Piece; 2], Stop> {
+        debug_assert!(size <= 4096);
+        let long = self.sys.efer & crate::mmu::efer::LMA != 0;
+        let mask = if long { u64::MAX } else { 0xffff_ffff };
+        let linear = linear & mask;
+        if long && !(is_canonical(linear) && is_canonical(linear.wrapping_add(size - 1))) {
+            return Err(self.gp(0));
+        }
+        let rights = Rights { user: false, smap_suspended: false };
+        let first = size.min(0x1000 - (linear & 0xfff));
+        let mut pieces = [Piece::default(); 2];
+        pieces[0] = Piece { physical: self.translate(linear, access, rights)?, linear, size: first };
+        if first < size {
+            let next = linear.wrapping_add(first) & mask;
+            pieces[1] = Piece { physical: self.translate(next, access, rights)?, linear: next, size: size - first };
+        }
+        Ok(pieces)
     }
 
     /// Linear address of an instruction pointer.
     #[inline(always)]
     pub(crate) fn code_linear(&self, rip: u64) -> u64 {
-        match self.code_mode() {
-            CodeMode::Bits64 => rip,
-            _ => self.sys.segs[CS].base.wrapping_add(rip) & 0xffff_ffff,
-        }
+        self.code_view.base.wrapping_add(rip) & self.code_view.linear_mask
     }
 }
 

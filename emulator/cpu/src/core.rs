@@ -11,7 +11,7 @@ use crate::code::CodeCache;
 use crate::fault::Fault;
 use crate::flags::Flags;
 use crate::memory::GuestRam;
-use crate::mmu::{Contexts, PageTables, Tlb};
+use crate::mmu::{CodeView, Contexts, PageTables, Tlb};
 use crate::op::Op;
 use crate::state::{CpuState, FpuState, SystemState, VectorState};
 
@@ -75,10 +75,14 @@ pub struct Core {
 
     /// Translation context of data accesses at the current privilege, or [`crate::mmu::NO_CONTEXT`].
     pub(crate) data_context: u64,
-    /// Translation context of supervisor accesses (descriptor tables) and of user accesses.
+    /// Translation context of supervisor accesses (descriptor tables).
     pub(crate) supervisor_context: u64,
-    /// Translation context of code at the current privilege.
-    pub(crate) code_context: u64,
+    /// What look-ups of code depend on, derived from CS and the mode.
+    pub(crate) code_view: CodeView,
+    /// Translation contexts of user accesses and of supervisor accesses with SMAP suspended;
+    /// [`crate::mmu::NO_CONTEXT`] until they are needed.
+    pub(crate) user_context: u64,
+    pub(crate) access_context: u64,
     /// True when data accesses take the slow path: alignment checks or data breakpoints are on.
     pub(crate) slow_data: bool,
 
@@ -94,8 +98,9 @@ pub struct Core {
     pub(crate) fault: Fault,
     /// The current vCPU gives its turn away after this instruction (PAUSE, HLT).
     pub(crate) yielded: bool,
-    /// A trap (#DB after the instruction) is due: bits for DR6.
-    pub(crate) pending_trap: u64,
+    /// The instruction that runs under TF reports its single step. Cleared by the delivery of events and by
+    /// instructions that do not report one.
+    pub(crate) reports_step: bool,
 
     pub(crate) tlb: Box<Tlb>,
     pub(crate) contexts: Contexts,
@@ -144,7 +149,9 @@ impl Core {
             vector: VectorState::default(),
             data_context: 0,
             supervisor_context: 0,
-            code_context: 0,
+            code_view: CodeView::default(),
+            user_context: 0,
+            access_context: 0,
             slow_data: false,
             count: 0,
             extra_steps: 0,
@@ -154,7 +161,7 @@ impl Core {
             current_op: std::ptr::null(),
             fault: Fault::new(0, None),
             yielded: false,
-            pending_trap: 0,
+            reports_step: false,
             tlb: Tlb::new(),
             contexts: Contexts::new(),
             page_tables: PageTables::new(ram.page_count()),
@@ -296,7 +303,6 @@ impl Core {
         self.fpu = fpu;
         self.vector = vector;
         self.current = index;
-        self.pending_trap = 0;
         self.update_mode();
     }
 
@@ -304,14 +310,7 @@ impl Core {
     pub(crate) fn store_cpu(&self) -> CpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.r[..16]);
-        CpuState {
-            gpr,
-            rip: self.rip,
-            rflags: self.flags.bits(),
-            sys: self.sys,
-            fpu: self.fpu,
-            vector: self.vector,
-        }
+        CpuState { gpr, rip: self.rip, rflags: self.flags.bits(), sys: self.sys, fpu: self.fpu, vector: self.vector }
     }
 
     /// Gives the turn to another vCPU.
@@ -326,13 +325,13 @@ impl Core {
     /// Instruction pointer of the instruction that is executing.
     #[inline]
     pub(crate) fn op_rip(&self, op: &Op) -> u64 {
-        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(u64::from(op.off)) & self.rip_mask()
+        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(u64::from(op.off)) & self.code_view.rip_mask
     }
 
     /// Instruction pointer of the instruction after `op`, truncated as the code size demands.
     #[inline]
     pub(crate) fn next_rip(&self, op: &Op) -> u64 {
-        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(op.next_off()) & self.rip_mask()
+        self.r[usize::from(crate::op::SLOT_RIP)].wrapping_add(op.next_off()) & self.code_view.rip_mask
     }
 
     /// Position of the instruction that is executing.

@@ -60,7 +60,8 @@ pub(crate) struct Flags {
 
 impl Flags {
     pub fn from_bits(bits: u64) -> Self {
-        let mut flags = Self { zero: 0, sign_parity: 0, carry: false, overflow: false, aux: 0, control: bits & CONTROL };
+        let mut flags =
+            Self { zero: 0, sign_parity: 0, carry: false, overflow: false, aux: 0, control: bits & CONTROL };
         flags.set_arithmetic(bits);
         flags
     }

@@ -14,8 +14,8 @@
     reason = "an instruction set is truncations and reinterpretations of signs; each is the operation meant"
 )]
 
-pub mod bus;
 mod access;
+pub mod bus;
 mod code;
 mod core;
 pub mod cpuid;

@@ -6,8 +6,8 @@
 //! page that holds decoded code or served a page walk is noted so that the engine drops what it derived from
 //! it before the next instruction.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};

@@ -9,11 +9,10 @@
 //! the bus or a flag or register that holds interrupts back (such instructions end their block early).
 
 use crate::bus::CpuSignal;
-use crate::code::{BlockId, NO_BLOCK};
+use crate::code::Block;
 use crate::core::{Core, RunExit};
 use crate::fault::{Fault, vector};
 use crate::flags;
-use crate::mmu::CodeMode;
 use crate::op::{Op, SLOT_RIP, Stop};
 use crate::state::{Activity, CS, CpuState};
 use crate::sys::Event;
@@ -80,6 +79,7 @@ impl Core {
             Activity::WaitForStartup => self.bus.signal(cpu),
             Activity::Halted => {
                 self.bus.signal(cpu)
+                    || sys.pending_trap != 0
                     || sys.nmi_pending && !sys.nmi_blocked
                     || interrupts_on && self.bus.interrupt(cpu)
             }
@@ -141,8 +141,9 @@ impl Core {
     /// Runs the current vCPU for at most `left` steps, less when it should be looked at from outside.
     fn run_current(&mut self, left: u64) -> Result<(), TripleFault> {
         debug_assert!(left > 0);
-        if self.pending_trap != 0 {
-            let dr6 = std::mem::take(&mut self.pending_trap);
+        if self.sys.pending_trap != 0 && !self.sys.debug_shadow {
+            let dr6 = std::mem::take(&mut self.sys.pending_trap);
+            self.sys.activity = Activity::Running;
             let fault = Fault { vector: vector::DB, code: None, address: 0, dr6 };
             return self.deliver_step(fault, Event::Trap);
         }
@@ -210,67 +211,61 @@ impl Core {
             let dr6 = hit.fold(0, |bits, n| bits | 1 << n);
             if dr6 != 0 && !self.sys.debug_shadow {
                 let fault = Fault { vector: vector::DB, code: None, address: 0, dr6 };
-                return self.deliver_step(fault, Event::Exception);
+                // A fault that pushes RF as it is, unlike all others (SDM volume 3, 17.3.1.1).
+                return self.deliver_step(fault, Event::Trap);
             }
         }
         self.sys.interrupt_shadow = false;
-        let step = self.flags.has(flags::TF);
-        self.flags.control &= !flags::RF;
+        self.reports_step = self.flags.has(flags::TF);
         self.run_blocks(1)?;
-        if step && self.fault.vector != NO_FAULT {
-            // The instruction faulted: the handler runs with TF clear, and the step is not reported.
-            return Ok(());
-        }
-        if step {
-            self.pending_trap |= DR6_STEP;
+        if std::mem::take(&mut self.reports_step) && !self.sys.debug_shadow {
+            self.sys.pending_trap |= DR6_STEP;
         }
         if !self.sys.interrupt_shadow {
             self.sys.debug_shadow = false;
-        }
-        if self.sys.debug_shadow {
-            self.pending_trap = 0;
         }
         Ok(())
     }
 
     /// Chains blocks until the steps are used up or an instruction ended its block early.
     fn run_blocks(&mut self, mut left: u64) -> Result<(), TripleFault> {
-        let mut from = NO_BLOCK;
-        self.fault.vector = NO_FAULT;
+        let mut from: *mut Block = std::ptr::null_mut();
+        // RF holds back code breakpoints for one instruction, which starts here. It comes back when that is repeated.
+        self.flags.control &= !flags::RF;
+        self.bury();
         while left > 0 {
-            self.bury();
-            let id = match self.enter_block(from) {
-                Ok(id) => id,
-                Err(_) => {
+            self.begin_between();
+            let Ok(block) = self.block_at_rip(from) else {
+                return self.deliver_step(self.fault, Event::Exception);
+            };
+            // SAFETY: the block is alive, and stays allocated until `bury`.
+            let ops = unsafe { &*(*block).ops };
+            let mut usable = ops.len();
+            if !self.code_view.long {
+                usable = self.ops_inside_limit(ops);
+                if usable == 0 {
+                    self.gp(0);
                     return self.deliver_step(self.fault, Event::Exception);
                 }
-            };
-            let (ops, length, _) = self.block_ops(id);
-            let usable = if self.code_mode() == CodeMode::Bits64 { length } else { self.ops_inside_limit(ops, length) };
-            if usable == 0 {
-                self.gp(0);
-                return self.deliver_step(self.fault, Event::Exception);
             }
-            let (steps, stop) = self.run_block(ops, usable, left);
+            let (steps, stop) = self.run_block(ops.as_ptr(), usable, left);
             self.count += steps;
             left -= steps;
             match stop {
                 Some(Stop::Fault) => return self.deliver_step(self.fault, Event::Exception),
-                Some(Stop::Again) => return Ok(()),
+                Some(Stop::Again) => {
+                    // The instruction has begun: its breakpoint is not reported again, and events push RF.
+                    self.flags.control |= flags::RF;
+                    return Ok(());
+                }
                 _ => {}
             }
-            if self.block_end.is_null() {
+            if self.block_end.is_null() || self.has_dropped_blocks() {
                 return Ok(());
             }
-            from = id;
+            from = block;
         }
         Ok(())
-    }
-
-    #[inline(always)]
-    fn enter_block(&mut self, from: BlockId) -> Result<BlockId, Stop> {
-        self.begin_between();
-        self.block_at_rip(from)
     }
 
     /// Executes up to `left` of the `usable` instructions at `ops`. Returns the steps taken and why it stopped, and
@@ -319,14 +314,9 @@ impl Core {
 
     /// How many instructions of a block lie inside the code segment's limit.
     #[cold]
-    fn ops_inside_limit(&self, ops: *const Op, length: usize) -> usize {
+    fn ops_inside_limit(&self, ops: &[Op]) -> usize {
         let limit = u64::from(self.sys.segs[CS].limit);
-        // SAFETY: the caller passes a block's instructions and their number.
-        let ops = unsafe { std::slice::from_raw_parts(ops, length) };
         let room = (limit + 1).saturating_sub(self.rip);
         ops.iter().take_while(|op| op.next_off() <= room).count()
     }
 }
-
-/// [`Core::fault`] holds no exception of the instructions that ran last.
-const NO_FAULT: u8 = 0xff;

@@ -57,6 +57,19 @@ impl Segment {
         (self.flags >> 5 & 3) as u8
     }
 
+    /// True when `size` bytes (at least one) at `offset` lie inside the limit; expand-down data segments included.
+    #[must_use]
+    pub const fn contains(&self, offset: u64, size: u64) -> bool {
+        let last = offset + (size - 1);
+        let limit = self.limit as u64;
+        if self.flags & SEG_CODE == 0 && self.flags & SEG_DC != 0 {
+            let top = if self.flags & SEG_DB != 0 { 0xffff_ffff } else { 0xffff };
+            offset > limit && last <= top
+        } else {
+            last <= limit
+        }
+    }
+
     /// A real-mode segment: base is the selector times 16, limit 64 KiB, writable data.
     #[must_use]
     pub const fn real(selector: u16) -> Self {
@@ -226,6 +239,8 @@ pub struct SystemState {
     pub interrupt_shadow: bool,
     /// #DB traps are inhibited for one instruction too (after a load of SS).
     pub debug_shadow: bool,
+    /// A #DB trap is due before the next instruction: the bits that it sets in DR6.
+    pub pending_trap: u64,
     /// An NMI is being handled: further ones wait for IRET.
     pub nmi_blocked: bool,
     /// An NMI waits.
@@ -299,6 +314,7 @@ impl CpuState {
             activity: if bootstrap { Activity::Running } else { Activity::WaitForStartup },
             interrupt_shadow: false,
             debug_shadow: false,
+            pending_trap: 0,
             nmi_blocked: false,
             nmi_pending: false,
             bootstrap,

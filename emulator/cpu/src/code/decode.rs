@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
-use super::{BLOCK_OPS, Block, BlockId, NO_EDGE};
+use super::{BLOCK_OPS, Block, NO_EDGE};
 use crate::core::Core;
 use crate::memory::to_usize;
 use crate::mmu::CodeMode;
@@ -14,7 +14,7 @@ const LONGEST: usize = 15;
 
 impl Core {
     /// Decodes the block at a physical address and keeps it.
-    pub(super) fn decode_block(&mut self, linear: u64, physical: u64, mode: CodeMode) -> Result<BlockId, Stop> {
+    pub(super) fn decode_block(&mut self, linear: u64, physical: u64, mode: CodeMode) -> Result<*mut Block, Stop> {
         let page = self.ram.page_index(physical).expect("the caller checked");
         let offset = to_usize(physical & 0xfff);
         let bytes = self.ram.page(page);
@@ -38,6 +38,7 @@ impl Core {
         }
         self.statistics.blocks_decoded += 1;
         let block = Block {
+            id: 0,
             ops: ops.into_boxed_slice(),
             bytes: u16::try_from(length).expect("a block fits two pages"),
             offset: u16::try_from(offset).expect("an offset in a page"),

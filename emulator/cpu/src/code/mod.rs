@@ -20,23 +20,23 @@ const JUMPS: usize = 4096;
 const OPS_MAX: usize = 1_500_000;
 
 /// Index of a block in the arena.
-pub(crate) type BlockId = u32;
-/// No block.
-pub(crate) const NO_BLOCK: BlockId = u32::MAX;
+type BlockId = u32;
 
-/// Key of an edge: linear address, and the number described above.
+/// A way to a block: linear address, and the number described above. Only an edge with the current key may be
+/// followed: its block is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Edge {
     linear: u64,
     key: u64,
-    block: BlockId,
+    block: *mut Block,
 }
 
-const NO_EDGE: Edge = Edge { linear: 0, key: 0, block: NO_BLOCK };
+const NO_EDGE: Edge = Edge { linear: 0, key: 0, block: std::ptr::null_mut() };
 
 /// A run of decoded instructions.
 #[derive(Debug)]
 pub(crate) struct Block {
+    id: BlockId,
     pub ops: Box<[Op]>,
     /// Length of all instructions in bytes.
     pub bytes: u16,
@@ -61,14 +61,14 @@ struct PageBlocks {
 
 /// All decoded code.
 pub(crate) struct CodeCache {
-    blocks: Vec<Option<Block>>,
+    blocks: Vec<Option<Box<Block>>>,
     free: Vec<BlockId>,
     pages: Vec<Option<Box<PageBlocks>>>,
     jumps: Box<[Edge; JUMPS]>,
     generation: u64,
     ops: usize,
     /// Blocks dropped while one of them may be running; freed before the next block is entered.
-    graveyard: Vec<Block>,
+    graveyard: Vec<Box<Block>>,
 }
 
 impl CodeCache {
@@ -102,7 +102,11 @@ impl CodeCache {
         Some(blocks.blocks[at].2)
     }
 
-    fn insert(&mut self, block: Block, ram: &GuestRam) -> BlockId {
+    fn pointer(&mut self, id: BlockId) -> *mut Block {
+        &raw mut **self.blocks[id as usize].as_mut().expect("listed blocks exist")
+    }
+
+    fn insert(&mut self, mut block: Block, ram: &GuestRam) -> *mut Block {
         let id = self.free.pop().unwrap_or_else(|| {
             self.blocks.push(None);
             u32::try_from(self.blocks.len() - 1).expect("the arena is bounded by OPS_MAX")
@@ -113,12 +117,13 @@ impl CodeCache {
         if let Some(second) = block.second_page {
             self.cover(second, 0, usize::from(block.bytes) - in_first, block.mode, id, ram);
         }
-        self.blocks[id as usize] = Some(block);
-        id
+        block.id = id;
+        &raw mut **self.blocks[id as usize].insert(Box::new(block))
     }
 
     fn cover(&mut self, page: usize, offset: u16, size: usize, mode: CodeMode, id: BlockId, ram: &GuestRam) {
-        let blocks = self.pages[page].get_or_insert_with(|| Box::new(PageBlocks { blocks: Vec::new(), covered: [0; 64] }));
+        let blocks =
+            self.pages[page].get_or_insert_with(|| Box::new(PageBlocks { blocks: Vec::new(), covered: [0; 64] }));
         let at = blocks.blocks.partition_point(|&(other, other_mode, _)| (other, other_mode) < (offset, mode));
         blocks.blocks.insert(at, (offset, mode, id));
         for byte in usize::from(offset)..usize::from(offset) + size {
@@ -151,7 +156,7 @@ impl CodeCache {
 
     /// Bytes of a block in one of its pages.
     fn length_in(&self, page: usize, id: BlockId) -> usize {
-        let block = self.blocks[id as usize].as_ref().expect("listed blocks exist");
+        let block = self.blocks[id as usize].as_deref().expect("listed blocks exist");
         let first = usize::from(block.bytes).min(0x1000 - usize::from(block.offset));
         if block.page == page && block.second_page != Some(page) {
             first
@@ -195,19 +200,14 @@ impl CodeCache {
 }
 
 impl Core {
-    /// The number that stands for everything but the linear address that a code look-up depends on.
+    /// The block at RIP, decoded if need be. `from` is the block that ran before, or null: its links are tried and kept.
     #[inline(always)]
-    fn code_key(&self) -> u64 {
-        self.code.generation << 16 | self.code_context << 2 | self.code_mode() as u64
-    }
-
-    /// The block at RIP, decoded if need be. `from` is the block that ran before: its links are tried and kept.
-    #[inline(always)]
-    pub(crate) fn block_at_rip(&mut self, from: BlockId) -> Result<BlockId, Stop> {
+    pub(crate) fn block_at_rip(&mut self, from: *mut Block) -> Result<*mut Block, Stop> {
         let linear = self.code_linear(self.rip);
-        let key = self.code_key();
-        if let Some(Some(block)) = self.code.blocks.get(from as usize) {
-            for link in &block.links {
+        let key = self.code_view.key | self.code.generation << 16;
+        if !from.is_null() {
+            // SAFETY: the caller passes a block that is alive or in the graveyard.
+            for link in unsafe { &(*from).links } {
                 if link.linear == linear && link.key == key {
                     return Ok(link.block);
                 }
@@ -215,24 +215,23 @@ impl Core {
         }
         let slot = to_usize((linear ^ linear >> 12) & (JUMPS as u64 - 1));
         let jump = self.code.jumps[slot];
-        let id = if jump.linear == linear && jump.key == key {
-            jump.block
-        } else {
-            self.find_block(linear, slot)?
-        };
-        let key = self.code_key();
-        if let Some(Some(block)) = self.code.blocks.get_mut(from as usize) {
-            block.links[usize::from(block.next_link)] = Edge { linear, key, block: id };
-            block.next_link ^= 1;
+        let block = if jump.linear == linear && jump.key == key { jump.block } else { self.find_block(linear, slot)? };
+        if !from.is_null() {
+            let key = self.code_view.key | self.code.generation << 16;
+            // SAFETY: as above; decoding may have dropped `from`, but only into the graveyard.
+            let from = unsafe { &mut *from };
+            from.links[usize::from(from.next_link & 1)] = Edge { linear, key, block };
+            from.next_link ^= 1;
         }
-        Ok(id)
+        Ok(block)
     }
 
     /// Translates the address, finds or decodes the block, and keeps it in the jump table.
     #[cold]
     #[inline(never)]
-    fn find_block(&mut self, linear: u64, slot: usize) -> Result<BlockId, Stop> {
-        if self.code_mode() == CodeMode::Bits64 && !crate::access::is_canonical(linear) {
+    fn find_block(&mut self, linear: u64, slot: usize) -> Result<*mut Block, Stop> {
+        let mode = self.code_mode();
+        if mode == CodeMode::Bits64 && !crate::access::is_canonical(linear) {
             return Err(self.gp(0));
         }
         if self.code.ops > OPS_MAX {
@@ -240,15 +239,11 @@ impl Core {
         }
         let rights = Rights { user: self.sys.cpl == 3, smap_suspended: false };
         let physical = self.translate(linear, Access::Fetch, rights)?;
-        let mode = self.code_mode();
         let offset = (physical & 0xfff) as u16;
-        let cached = match self.ram.page_index(physical) {
-            Some(page) => self.code.find(page, offset, mode),
-            // Nothing executable is outside RAM: such bytes read as ones, which is an undefined instruction.
-            None => return Err(self.raise(vector::UD)),
-        };
-        let id = match cached {
-            Some(id) if self.second_page_matches(id, linear)? => id,
+        // Nothing executable is outside RAM: such bytes read as ones, which is an undefined instruction.
+        let Some(page) = self.ram.page_index(physical) else { return Err(self.raise(vector::UD)) };
+        let block = match self.code.find(page, offset, mode) {
+            Some(id) if self.second_page_matches(id, linear)? => self.code.pointer(id),
             Some(id) => {
                 self.code.remove(id, &self.ram);
                 self.code.forget_links();
@@ -256,8 +251,9 @@ impl Core {
             }
             None => self.decode_block(linear, physical, mode)?,
         };
-        self.code.jumps[slot] = Edge { linear, key: self.code_key(), block: id };
-        Ok(id)
+        let key = self.code_view.key | self.code.generation << 16;
+        self.code.jumps[slot] = Edge { linear, key, block };
+        Ok(block)
     }
 
     /// An instruction that crosses a page is what it was only while the next linear page is where it was.
@@ -270,28 +266,23 @@ impl Core {
 
     /// Physical address of the page after the one of `linear`, for a fetch.
     fn second_page_address(&mut self, linear: u64) -> Result<u64, Stop> {
-        let mask = if self.code_mode() == CodeMode::Bits64 { u64::MAX } else { 0xffff_ffff };
-        let next = (linear | 0xfff).wrapping_add(1) & mask;
+        let next = (linear | 0xfff).wrapping_add(1) & self.code_view.linear_mask;
         let rights = Rights { user: self.sys.cpl == 3, smap_suspended: false };
         self.translate(next, Access::Fetch, rights)
     }
 
-    /// Pointers to the instructions of a block, and its length in bytes. The instructions stay where they are until
-    /// [`Core::bury`], even when the block is dropped meanwhile.
-    #[inline(always)]
-    pub(crate) fn block_ops(&self, id: BlockId) -> (*const Op, usize, u64) {
-        match &self.code.blocks[id as usize] {
-            Some(block) => (block.ops.as_ptr(), block.ops.len(), u64::from(block.bytes)),
-            None => unreachable!("an edge with a current key leads to a live block"),
-        }
-    }
-
-    /// Frees dropped blocks. No block is running.
+    /// Frees dropped blocks. No block is running and no pointer to one is held.
     #[inline(always)]
     pub(crate) fn bury(&mut self) {
         if !self.code.graveyard.is_empty() {
             self.code.graveyard.clear();
         }
+    }
+
+    /// True when blocks were dropped since the last [`Core::bury`].
+    #[inline(always)]
+    pub(crate) fn has_dropped_blocks(&self) -> bool {
+        !self.code.graveyard.is_empty()
     }
 
     /// Bytes of a page changed: decoded code that contains them is dropped and the running block ends.

@@ -15,7 +15,7 @@ mod walk;
 
 pub(crate) use tables::PageTables;
 pub(crate) use tlb::{Contexts, NO_CONTEXT, Tlb};
-pub(crate) use walk::{Access, Rights};
+pub(crate) use walk::{Access, PHYSICAL_BITS, Rights};
 
 use crate::core::Core;
 use crate::flags;
@@ -62,11 +62,29 @@ pub(crate) mod efer {
 }
 
 /// Code sizes, as part of a block's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CodeMode {
+    #[default]
     Bits16,
     Bits32,
     Bits64,
+}
+
+/// What the run loop needs to know of CS, derived by [`Core::update_mode`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CodeView {
+    /// Translation context and code mode, as the low bits of the key of an edge.
+    pub key: u64,
+    /// Added to an instruction pointer to get the linear address.
+    pub base: u64,
+    /// Bits of an instruction pointer that count.
+    pub rip_mask: u64,
+    /// Bits of a linear address that count.
+    pub linear_mask: u64,
+    /// 64-bit mode.
+    pub long: bool,
+    /// Size of the code.
+    pub mode: CodeMode,
 }
 
 impl Core {
@@ -83,42 +101,61 @@ impl Core {
         }
     }
 
-    /// Mask for instruction pointers of the current code size.
-    #[inline]
-    pub(crate) fn rip_mask(&self) -> u64 {
-        match self.code_mode() {
-            CodeMode::Bits64 => u64::MAX,
-            CodeMode::Bits32 => 0xffff_ffff,
-            CodeMode::Bits16 => 0xffff,
-        }
-    }
-
     /// Re-derives what depends on control registers, segments, privilege and EFLAGS.AC. Called after every change
     /// of one of them.
     pub(crate) fn update_mode(&mut self) {
-        let long = self.code_mode() == CodeMode::Bits64;
+        let mode = self.code_mode();
+        let long = mode == CodeMode::Bits64;
         for slot in 0..6 {
             let flat = long && slot < 4;
             self.seg_base[slot] = if flat { 0 } else { self.sys.segs[slot].base };
         }
         self.seg_base[6] = 0;
         self.seg_base[7] = 0;
-        let user = self.sys.cpl == 3;
-        let smap = self.sys.cr4 & cr4::SMAP != 0;
-        let ac = self.flags.has(flags::AC);
+        self.code_view = CodeView {
+            key: 0,
+            base: if long { 0 } else { self.sys.segs[CS].base },
+            rip_mask: match mode {
+                CodeMode::Bits64 => u64::MAX,
+                CodeMode::Bits32 => 0xffff_ffff,
+                CodeMode::Bits16 => 0xffff,
+            },
+            linear_mask: if long { u64::MAX } else { 0xffff_ffff },
+            long,
+            mode,
+        };
         self.supervisor_context = self.context_id(false, false);
-        let own = if user {
-            self.context_id(true, false)
-        } else if smap && ac {
-            self.context_id(false, true)
+        self.user_context = NO_CONTEXT;
+        self.access_context = NO_CONTEXT;
+        self.update_privilege();
+    }
+
+    /// The part of [`Core::update_mode`] that follows from CPL and EFLAGS.AC alone: enough when only these changed and
+    /// code is 64-bit before and after.
+    #[inline]
+    pub(crate) fn update_privilege(&mut self) {
+        let user = self.sys.cpl == 3;
+        let ac = self.flags.has(flags::AC);
+        let data = if user {
+            if self.user_context == NO_CONTEXT {
+                self.user_context = self.context_id(true, false);
+            }
+            self.user_context
+        } else if ac && self.sys.cr4 & cr4::SMAP != 0 {
+            if self.access_context == NO_CONTEXT {
+                self.access_context = self.context_id(false, true);
+            }
+            self.access_context
         } else {
             self.supervisor_context
         };
         let aligned = user && ac && self.sys.cr0 & cr0::AM != 0;
         let watched = self.sys.dr7 & 0xff != 0 && self.has_data_breakpoints();
         self.slow_data = aligned || watched;
-        self.data_context = if self.slow_data { NO_CONTEXT } else { own };
-        self.code_context = own;
+        self.data_context = if self.slow_data { NO_CONTEXT } else { data };
+        // SMAP has no part in fetches.
+        let code = if user { self.user_context } else { self.supervisor_context };
+        self.code_view.key = code << 2 | self.code_view.mode as u64;
     }
 
     /// True when DR7 enables a breakpoint on data or I/O.
@@ -149,6 +186,10 @@ impl Core {
         if wrapped {
             self.tlb.clear();
             self.code.forget_links();
+            // The numbers start again: those that are kept must be asked for again.
+            self.user_context = NO_CONTEXT;
+            self.access_context = NO_CONTEXT;
+            self.supervisor_context = self.context_id(false, false);
         }
         id
     }

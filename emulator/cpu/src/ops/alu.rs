@@ -19,7 +19,7 @@ trait Alu {
 
 /// Flags of `a + b + carry`, and the result.
 #[inline(always)]
-fn add<T: Width>(core: &mut Core, a: T, b: T, carry: bool) -> T {
+pub(super) fn add<T: Width>(core: &mut Core, a: T, b: T, carry: bool) -> T {
     let (x, y) = (a.zx(), b.zx());
     let sum = x.wrapping_add(y).wrapping_add(u64::from(carry));
     let result = T::from_u64(sum);
@@ -29,7 +29,7 @@ fn add<T: Width>(core: &mut Core, a: T, b: T, carry: bool) -> T {
 
 /// Flags of `a - b - borrow`, and the result.
 #[inline(always)]
-fn sub<T: Width>(core: &mut Core, a: T, b: T, borrow: bool) -> T {
+pub(super) fn sub<T: Width>(core: &mut Core, a: T, b: T, borrow: bool) -> T {
     let (x, y) = (a.zx(), b.zx());
     let difference = x.wrapping_sub(y).wrapping_sub(u64::from(borrow));
     core.flags.carry = if borrow { x <= y } else { x < y };

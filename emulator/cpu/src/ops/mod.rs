@@ -2,6 +2,27 @@
 //! executes it and fills in the operands, and the handlers themselves.
 
 mod alu;
+mod bits;
+mod branch;
+mod crypto;
+mod exchange;
+mod mmx;
+mod mov;
+mod muldiv;
+mod shift;
+mod sse;
+mod stack;
+mod string;
+mod system;
+mod system_control;
+mod system_flags;
+mod system_frame;
+mod system_io;
+mod system_misc;
+mod system_segment;
+mod system_tables;
+pub(crate) mod x87;
+mod xsave;
 
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -9,9 +30,10 @@ use crate::core::Core;
 use crate::mmu::CodeMode;
 use crate::op::{
     Done, Handler, OP_A16, OP_A32, OP_LEGACY, OP_MEMORY, OP_REP, OP_REPNE, Op, SEG_FLAT, SEG_FLAT_STACK, SLOT_RIP,
-    SLOT_ZERO,
+    SLOT_ZERO, Stop,
 };
 use crate::state::{CS, DS, ES, FS, GS, SS};
+use crate::width::Width;
 
 /// Most bytes of an undefined instruction that its statistics entry names.
 const UNDEFINED_BYTES: usize = 5;
@@ -42,8 +64,24 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 1] = [alu::select];
-    match families.iter().find_map(|select| select(ins, &mut op, mode)) {
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 14] = [
+        alu::select,
+        system::select,
+        mov::select,
+        branch::select,
+        stack::select,
+        shift::select,
+        bits::select,
+        muldiv::select,
+        string::select,
+        exchange::select,
+        sse::select,
+        mmx::select,
+        crypto::select,
+        xsave::select,
+    ];
+    let known = families.iter().find_map(|select| select(ins, &mut op, mode));
+    match known.or_else(|| x87::select(ins, bytes, &mut op)) {
         Some(handler) => op.run = handler,
         None => {
             // The bytes are kept for the statistics: at most eight fit the immediate.
@@ -85,7 +123,7 @@ pub(crate) fn segment_slot(register: Register, mode: CodeMode) -> u8 {
 
 fn memory_operand(ins: &Instruction, op: &mut Op, mode: CodeMode) {
     op.flags |= OP_MEMORY;
-    op.seg = segment_slot(ins.memory_segment(), mode);
+    op.seg = segment_slot(effective_segment(ins, mode), mode);
     op.disp = ins.memory_displacement64();
     op.scale = match ins.memory_index_scale() {
         8 => 3,
@@ -115,13 +153,27 @@ fn memory_operand(ins: &Instruction, op: &mut Op, mode: CodeMode) {
     };
 }
 
+/// Segment of the memory operand. In 64-bit mode overrides other than FS and GS are ignored, so that the base register
+/// alone decides between #SS and #GP for an address that is not canonical.
+fn effective_segment(ins: &Instruction, mode: CodeMode) -> Register {
+    let segment = ins.memory_segment();
+    if mode != CodeMode::Bits64 || matches!(segment, Register::FS | Register::GS) {
+        return segment;
+    }
+    match ins.memory_base() {
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP => Register::SS,
+        _ => Register::DS,
+    }
+}
+
 /// Register slot of a general register of any size; bit 4 marks AH, CH, DH and BH.
 pub(crate) fn slot(register: Register) -> u8 {
     match register {
         Register::AH | Register::CH | Register::DH | Register::BH => {
             (register as usize - Register::AH as usize) as u8 | 0x10
         }
-        _ => register.number() as u8,
+        // Of the byte registers iced counts SPL after BH.
+        _ => register.full_register().number() as u8,
     }
 }
 
@@ -142,6 +194,12 @@ pub(crate) fn operand_size(ins: &Instruction, index: u32) -> usize {
         OpKind::Memory => ins.memory_size().size(),
         _ => 0,
     }
+}
+
+/// Value of an operand that is in register `src` or in memory.
+#[inline(always)]
+pub(crate) fn source<T: Width>(core: &mut Core, op: &Op) -> Result<T, Stop> {
+    if op.has(OP_MEMORY) { core.load::<T>(op) } else { Ok(T::get(core, op.src)) }
 }
 
 /// Picks the instance of a generic handler for an operand size in bytes.

@@ -1,0 +1,141 @@
+//! Executes the requests of one disk on a thread of its own, one after the other.
+//!
+//! The machine never has overlapping requests in flight, so the order of execution does not show; one thread
+//! keeps a flush after the writes that it covers.
+
+use std::io;
+
+use virtft_machine::io::{BlockOperation, BlockStatus, RequestId};
+
+use super::open::Image;
+
+/// Reads longer than this are refused: a guest's ring cannot describe more in one request.
+const MAX_READ_BYTES: u32 = 1 << 30;
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    /// The request.
+    pub request: RequestId,
+    /// How it ended.
+    pub status: BlockStatus,
+    /// Bytes read; empty for every other operation and on failure.
+    pub data: Vec<u8>,
+}
+
+/// The image and what went wrong with it so far.
+#[derive(Debug)]
+pub struct Executor {
+    image: Image,
+    name: String,
+    failures: u64,
+}
+
+impl Executor {
+    /// `name` is for messages.
+    #[must_use]
+    pub fn new(image: Image, name: String) -> Self {
+        Self { image, name, failures: 0 }
+    }
+
+    /// Does one operation to its end.
+    pub fn execute(&mut self, request: RequestId, operation: BlockOperation) -> Completion {
+        match self.perform(operation) {
+            Ok(data) => Completion { request, status: BlockStatus::Ok, data },
+            Err(error) => Completion { request, status: self.note_failure(&error), data: Vec::new() },
+        }
+    }
+
+    fn perform(&mut self, operation: BlockOperation) -> io::Result<Vec<u8>> {
+        match operation {
+            BlockOperation::Read { offset, length } => self.read(offset, length),
+            BlockOperation::Write { offset, data } => {
+                self.check_range(offset, data.len() as u64)?;
+                self.image.write(data.as_slice(), offset)?;
+                Ok(Vec::new())
+            }
+            BlockOperation::Flush => self.flush().map(|()| Vec::new()),
+            // Discarded ranges read as zeroes, always: replicas of one disk must not differ in them.
+            BlockOperation::Discard { offset, length }
+            | BlockOperation::WriteZeroes { offset, length, unmap: true } => {
+                self.check_range(offset, length)?;
+                self.zero(offset, length, true)?;
+                Ok(Vec::new())
+            }
+            BlockOperation::WriteZeroes { offset, length, unmap: false } => {
+                self.check_range(offset, length)?;
+                self.zero(offset, length, false)?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn read(&self, offset: u64, length: u32) -> io::Result<Vec<u8>> {
+        self.check_range(offset, u64::from(length))?;
+        if length > MAX_READ_BYTES {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let mut data = Vec::new();
+        let bytes = usize::try_from(length).map_err(io::Error::other)?;
+        data.try_reserve_exact(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        data.resize(bytes, 0);
+        self.image.read(data.as_mut_slice(), offset)?;
+        Ok(data)
+    }
+
+    /// Makes completed writes durable: first cached metadata into the file, then the file onto the medium.
+    fn flush(&self) -> io::Result<()> {
+        self.image.flush()?;
+        self.image.sync()
+    }
+
+    fn zero(&mut self, offset: u64, length: u64, discard: bool) -> io::Result<()> {
+        let result =
+            if discard { self.image.discard_to_zero(offset, length) } else { self.image.write_zeroes(offset, length) };
+        match result {
+            // Old qcow2 versions and some file systems cannot punch holes.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write_zero_bytes(offset, length),
+            other => other,
+        }
+    }
+
+    fn write_zero_bytes(&self, offset: u64, length: u64) -> io::Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let zeroes = vec![0; 1 << 20];
+        let mut done = 0;
+        while done < length {
+            let part = (length - done).min(CHUNK);
+            let bytes = usize::try_from(part).map_err(io::Error::other)?;
+            self.image.write(&zeroes[..bytes], offset + done)?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, offset: u64, length: u64) -> io::Result<()> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.image.size() => Ok(()),
+            _ => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        }
+    }
+
+    /// Logs the first failures and every thousandth; a full host disk would otherwise fill the log too.
+    fn note_failure(&mut self, error: &io::Error) -> BlockStatus {
+        self.failures += 1;
+        if self.failures <= 10 || self.failures.is_multiple_of(1000) {
+            tracing::error!("disk {}: request failed ({error}); failures so far: {}", self.name, self.failures);
+        }
+        match error.kind() {
+            io::ErrorKind::Unsupported => BlockStatus::Unsupported,
+            _ => BlockStatus::IoError,
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            tracing::error!("disk {}: the last flush failed ({error})", self.name);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The loop of a machine whose time follows the host's.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use virtft_machine::io::{Input, InstructionCount, Output};
+
+use super::snapshot::Pending;
+use super::{DriverError, Guest, Milestones, OutputSink, RunEnd, Stop};
+use crate::exit::ExitStatus;
+use crate::pacing::Pacer;
+use crate::queue::InputQueue;
+
+/// The guest is interrupted about this often to look for inputs and at the clock.
+const SLICE_NS: u64 = 1_000_000;
+const MIN_SLICE: u64 = 5_000;
+const MAX_SLICE: u64 = 2_000_000;
+/// First guess of the guest's speed.
+const START_NS_PER_STEP: f64 = 10.0;
+/// How long a snapshot waits for disk requests in flight.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// See the module's description.
+pub struct RealDriver<'a> {
+    guest: &'a mut dyn Guest,
+    sink: &'a mut dyn OutputSink,
+    queue: Arc<InputQueue>,
+    milestones: &'a mut Milestones,
+    pacer: Pacer,
+    origin: Instant,
+    /// Block requests handed out and not yet completed.
+    in_flight: u64,
+}
+
+impl fmt::Debug for RealDriver<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RealDriver").field("count", &self.guest.count()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> RealDriver<'a> {
+    /// Starts guest time now, with the guest's present time, and delivers `pending` (from a snapshot).
+    pub fn new(
+        guest: &'a mut dyn Guest,
+        sink: &'a mut dyn OutputSink,
+        queue: Arc<InputQueue>,
+        milestones: &'a mut Milestones,
+        pending: Pending,
+    ) -> Self {
+        let (pacer, anchor) = Pacer::start(0, guest.count(), guest.time_ns(), START_NS_PER_STEP);
+        guest.deliver(Input::ClockAnchor(anchor));
+        for (_, input) in pending {
+            guest.deliver(input);
+        }
+        Self { guest, sink, queue, milestones, pacer, origin: Instant::now(), in_flight: 0 }
+    }
+
+    /// Runs until the guest or the user ends it.
+    pub fn run(mut self) -> RunEnd {
+        let end = self.run_loop().unwrap_or_else(RunEnd::from);
+        self.queue.close();
+        tracing::debug!("{} steps, {} clock anchors", self.guest.count().0, self.pacer.anchors());
+        end
+    }
+
+    fn run_loop(&mut self) -> Result<RunEnd, DriverError> {
+        loop {
+            if self.queue.is_pending() {
+                self.deliver_inputs();
+                if let Some(status) = self.queue.stop_requested() {
+                    return Ok(RunEnd::quiet(status));
+                }
+            }
+            let stop = self.guest.run(self.next_stop());
+            self.send_outputs()?;
+            if let Some(end) = RunEnd::of(&stop) {
+                return Ok(end);
+            }
+            self.reach_milestone()?;
+            if self.milestones.is_end(self.guest.count()) {
+                return Ok(RunEnd::quiet(ExitStatus::Clean));
+            }
+            match stop {
+                Stop::Idle { deadline_ns } => self.idle(deadline_ns),
+                _ => {
+                    let anchor = self.pacer.busy(self.now_ns(), self.guest.count());
+                    if let Some(anchor) = anchor {
+                        self.guest.deliver(Input::ClockAnchor(anchor));
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_stop(&self) -> InstructionCount {
+        let count = self.guest.count();
+        let slice = self.pacer.steps_in(SLICE_NS).clamp(MIN_SLICE, MAX_SLICE);
+        let end = count.0.saturating_add(slice);
+        InstructionCount(self.milestones.next_after(count).map_or(end, |next| next.min(end)))
+    }
+
+    fn deliver_inputs(&mut self) {
+        while let Some(input) = self.queue.pop() {
+            if matches!(input, Input::BlockCompletion { .. }) {
+                self.in_flight = self.in_flight.saturating_sub(1);
+            }
+            self.guest.deliver(input);
+        }
+    }
+
+    fn send_outputs(&mut self) -> Result<(), DriverError> {
+        for (_, output) in self.guest.take_outputs() {
+            match output {
+                Output::BalloonInflate { frames } => self.guest.release_frames(&frames),
+                output => {
+                    if matches!(output, Output::Block { .. }) {
+                        self.in_flight += 1;
+                    }
+                    self.sink.send(output)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Blocks until an input comes or the guest's next timer is due.
+    fn idle(&mut self, deadline_ns: Option<u64>) {
+        let wake_at = deadline_ns.map(|deadline| {
+            let host_ns = self.pacer.host_time_of(deadline);
+            // A deadline beyond what the host's clock can tell is as good as none.
+            self.origin.checked_add(Duration::from_nanos(host_ns)).unwrap_or_else(|| self.far_future())
+        });
+        self.queue.wait(wake_at);
+        let anchor = self.pacer.wake(self.now_ns(), self.guest.count(), deadline_ns);
+        if let Some(anchor) = anchor {
+            self.guest.deliver(Input::ClockAnchor(anchor));
+        }
+    }
+
+    fn far_future(&self) -> Instant {
+        Instant::now() + Duration::from_secs(1 << 30)
+    }
+
+    fn reach_milestone(&mut self) -> Result<(), DriverError> {
+        if self.milestones.saves_at(self.guest.count()) {
+            self.drain_disks()?;
+        }
+        self.milestones.reach(self.guest, &Pending::new())
+    }
+
+    /// Before a snapshot: completions of what is in flight are delivered, so that they are part of it.
+    fn drain_disks(&mut self) -> Result<(), DriverError> {
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        self.deliver_inputs();
+        while self.in_flight > 0 {
+            if !self.queue.wait(Some(deadline)) || self.queue.stop_requested().is_some() {
+                return Err(DriverError::Snapshot("disk requests in flight did not complete".to_owned()));
+            }
+            self.deliver_inputs();
+        }
+        Ok(())
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
