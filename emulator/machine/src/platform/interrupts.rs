@@ -79,10 +79,11 @@ impl Targets<'_> {
     fn deliver_to(&mut self, named: &[usize], message: InterruptMessage) -> bool {
         let signal = match message.mode {
             DeliveryMode::Fixed => {
-                // Every named APIC takes it, so no short-circuit.
-                return named.iter().fold(false, |taken, &cpu| {
-                    self.apics[cpu].accept(message.vector, message.level) || taken
-                });
+                let mut taken = false;
+                for &cpu in named {
+                    taken |= self.apics[cpu].accept(message.vector, message.level);
+                }
+                return taken;
             }
             DeliveryMode::LowestPriority => {
                 let Some(cpu) = self.arbitrate(named, message.vector) else { return false };
