@@ -79,10 +79,11 @@ impl Targets<'_> {
     fn deliver_to(&mut self, named: &[usize], message: InterruptMessage) -> bool {
         let signal = match message.mode {
             DeliveryMode::Fixed => {
-                // Every named APIC takes it, so no short-circuit.
-                return named.iter().fold(false, |taken, &cpu| {
-                    self.apics[cpu].accept(message.vector, message.level) || taken
-                });
+                let mut taken = false;
+                for &cpu in named {
+                    taken |= self.apics[cpu].accept(message.vector, message.level);
+                }
+                return taken;
             }
             DeliveryMode::LowestPriority => {
                 let Some(cpu) = self.arbitrate(named, message.vector) else { return false };
@@ -151,8 +152,11 @@ impl InterruptControllers {
         self.lint0 = self.pic.output();
     }
 
-    /// What firmware sets up before it starts a kernel.
+    /// What firmware sets up before it starts a kernel: virtual wire mode, every line of the 8259 masked.
     pub fn set_virtual_wire(&mut self) {
+        self.pic.write(0x21, 0xff);
+        self.pic.write(0xa1, 0xff);
+        self.follow_pic();
         for apic in &mut self.apics {
             apic.set_virtual_wire();
         }

@@ -101,10 +101,10 @@ impl Keyboard<'_> {
 
     /// A byte from the host.
     pub fn command(&mut self, value: u8) {
-        if let Some(command) = self.0.command.take() {
-            if self.parameter(command, value) {
-                return;
-            }
+        if let Some(command) = self.0.command.take()
+            && self.parameter(command, value)
+        {
+            return;
         }
         match value {
             0xed | 0xf0 | 0xf3 => {
