@@ -1,3 +1,5 @@
+//! The network device: packets both ways, offloads, filters, announcements.
+
 use crate::devices::pci::DeliverError;
 use crate::devices::virtio::net::{Net, NetConfig};
 use crate::devices::virtio::testing::{Bench, Driver, function};
