@@ -6,7 +6,7 @@
 //! page that holds decoded code or served a page walk is noted so that the engine drops what it derived from
 //! it before the next instruction.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use thiserror::Error;
@@ -55,7 +55,9 @@ pub enum MemoryError {
 #[derive(Debug)]
 struct Pages {
     flags: Box<[AtomicU8]>,
-    stale: AtomicBool,
+    /// Pages with [`PAGE_STALE`] that the engine has not looked at, and whether there are any.
+    stale: Mutex<Vec<usize>>,
+    any_stale: AtomicBool,
 }
 
 /// Keeps the page flags of one region; `vm-memory` calls it for every device write.
@@ -86,8 +88,9 @@ impl Bitmap for PageTracker {
             let derived = old & (PAGE_CODE | PAGE_TABLE) != 0;
             let stale = if derived { PAGE_STALE } else { 0 };
             flags.store(old | PAGE_DIRTY | stale, Ordering::Relaxed);
-            if derived {
-                self.pages.stale.store(true, Ordering::Relaxed);
+            if derived && old & PAGE_STALE == 0 {
+                self.pages.stale.lock().unwrap_or_else(PoisonError::into_inner).push(self.first + page);
+                self.pages.any_stale.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -130,7 +133,7 @@ impl GuestRam {
         let high_size = size_bytes - low_size;
         let page_count = to_usize(size_bytes / PAGE_SIZE);
         let flags = (0..page_count).map(|_| AtomicU8::new(0)).collect();
-        let pages = Arc::new(Pages { flags, stale: AtomicBool::new(false) });
+        let pages = Arc::new(Pages { flags, stale: Mutex::default(), any_stale: AtomicBool::new(false) });
         let mut regions = Vec::new();
         let mut pointers = [std::ptr::null_mut(); 2];
         let layout = [(0, low_size, 0), (HIGH_RAM_START, high_size, to_usize(low_size / PAGE_SIZE))];
@@ -246,10 +249,14 @@ impl GuestRam {
         cell.store(cell.load(Ordering::Relaxed) & !flags, Ordering::Relaxed);
     }
 
-    /// True once after a device wrote into a page with [`PAGE_CODE`] or [`PAGE_TABLE`].
+    /// Pages with [`PAGE_CODE`] or [`PAGE_TABLE`] that a device wrote into since the last call.
     #[inline]
-    pub(crate) fn take_stale(&self) -> bool {
-        self.pages.stale.load(Ordering::Relaxed) && self.pages.stale.swap(false, Ordering::Relaxed)
+    pub(crate) fn take_stale(&self) -> Vec<usize> {
+        if !self.pages.any_stale.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.pages.any_stale.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *self.pages.stale.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the 8-byte little-endian word at an 8-aligned physical address; ones outside RAM.
