@@ -160,12 +160,7 @@ impl Pacer {
 
     /// The guest idled at `count` and goes on at `host_ns`, because an input came or because guest time
     /// `deadline_ns` is due. Returns an anchor to deliver there, before any input.
-    pub fn wake(
-        &mut self,
-        host_ns: u64,
-        count: InstructionCount,
-        deadline_ns: Option<u64>,
-    ) -> Option<ClockAnchor> {
+    pub fn wake(&mut self, host_ns: u64, count: InstructionCount, deadline_ns: Option<u64>) -> Option<ClockAnchor> {
         self.sample = Some((host_ns, count.0));
         let guest = self.line.time_at(count);
         let target = self.target_ns(host_ns).max(guest);

@@ -101,24 +101,18 @@ pub fn run(
         (None, ClockMode::Real) => random_seed()?,
     };
     let signals = Signals::block()?;
-    let confinement =
-        if arguments.no_seccomp { Confinement::disabled() } else { Confinement::new()? };
+    let confinement = if arguments.no_seccomp { Confinement::disabled() } else { Confinement::new()? };
     let host = Host::open(arguments)?;
     let restored = state.is_some();
-    let plan = MachinePlan {
-        arguments,
-        kernel,
-        initrd,
-        snapshot: state,
-        disks: host.disk_facts(),
-        nets: host.net_facts(),
-    };
+    let plan =
+        MachinePlan { arguments, kernel, initrd, snapshot: state, disks: host.disk_facts(), nets: host.net_facts() };
     let guest = make(plan).map_err(StartError::Machine)?;
     let milestones = open_milestones(arguments, guest.count())?;
     let queue = Arc::new(InputQueue::default());
     signals.start(&confinement, Arc::clone(&queue))?;
     let backends = host.start(&confinement, &queue)?;
-    let vcpu = VcpuThread { guest, backends, queue, milestones, pending, script, seed, restored, clock: arguments.clock };
+    let vcpu =
+        VcpuThread { guest, backends, queue, milestones, pending, script, seed, restored, clock: arguments.clock };
     wait_for(vcpu, &confinement)
 }
 
@@ -221,8 +215,8 @@ fn read_snapshot(arguments: &RunArguments) -> Result<(snapshot::Pending, Option<
         return Ok((snapshot::Pending::new(), None));
     };
     let path = arguments.snapshot.as_deref().unwrap_or(Path::new("")).display().to_string();
-    let (pending, state) = snapshot::parse(&bytes)
-        .map_err(|reason| StartError::File { what, path, reason: format!("it {reason}") })?;
+    let (pending, state) =
+        snapshot::parse(&bytes).map_err(|reason| StartError::File { what, path, reason: format!("it {reason}") })?;
     Ok((pending, Some(state.to_vec())))
 }
 

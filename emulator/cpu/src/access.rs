@@ -8,8 +8,8 @@ use crate::core::Core;
 use crate::fault::vector;
 use crate::memory::{PAGE_CODE, PAGE_DIRTY, PAGE_TABLE, to_usize};
 use crate::mmu::{Access, Rights};
-use crate::op::{OP_A16, OP_A32, OP_LEGACY, Op, SEG_FLAT, SEG_FLAT_STACK, Stop};
-use crate::state::{CS, SEG_CODE, SEG_P, SEG_RW, SS};
+use crate::op::{OP_A16, OP_A32, OP_LEGACY, Op, SEG_FLAT_STACK, Stop};
+use crate::state::{SEG_CODE, SEG_P, SEG_RW, SS};
 use crate::width::Width;
 
 /// A physical place that an access touches: address and how many bytes there.

@@ -28,6 +28,7 @@ const XSAVE_SIZE: u32 = 576;
 const LAST_BASIC: u32 = 0x16;
 const LAST_EXTENDED: u32 = 0x8000_0008;
 const HYPERVISOR: u32 = 0x4000_0000;
+const HYPERVISOR_NEXT: u32 = HYPERVISOR + 1;
 const HYPERVISOR_LAST: u32 = 0x4fff_ffff;
 
 /// Brand string, 48 bytes with the closing zeros.
@@ -118,9 +119,9 @@ pub fn cpuid(leaf: u32, subleaf: u32, caller: Caller) -> [u32; 4] {
         0x15 => [1, (TSC_HZ / CRYSTAL_HZ as u64) as u32, CRYSTAL_HZ, 0],
         // Base, maximum and bus frequency in MHz.
         0x16 => [1000, 1000, 100, 0],
-        3 | 5 | 7..=LAST_BASIC => [0; 4],
+        3 | 5 | 7..=10 | 0xc..=0x14 => [0; 4],
         HYPERVISOR => [HYPERVISOR, word(b"virt", 0), word(b"ftvi", 0), word(b"rtft", 0)],
-        HYPERVISOR..=HYPERVISOR_LAST => [0; 4],
+        HYPERVISOR_NEXT..=HYPERVISOR_LAST => [0; 4],
         0x8000_0000 => [LAST_EXTENDED, 0, 0, 0],
         0x8000_0001 => [0, 0, EXTENDED_ECX, EXTENDED_EDX | if caller.long { SYSCALL } else { 0 }],
         0x8000_0002..=0x8000_0004 => {

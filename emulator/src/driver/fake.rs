@@ -1,8 +1,8 @@
 //! A guest without a processor, for tests of the loops around it: a list of things to do, one after the other.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -272,9 +272,7 @@ impl FakeSink {
 impl OutputSink for FakeSink {
     fn send(&mut self, output: Output) -> Result<(), DriverError> {
         match output {
-            Output::Block { request, .. } => {
-                self.requests.send(request).map_err(|_| DriverError::DiskThread(0))
-            }
+            Output::Block { request, .. } => self.requests.send(request).map_err(|_| DriverError::DiskThread(0)),
             Output::CharTransmit { data, .. } => {
                 self.printed += &String::from_utf8_lossy(&data);
                 Ok(())

@@ -22,9 +22,13 @@ fn run_real(guest: &mut FakeGuest, queue: &Arc<InputQueue>, milestones: &mut Mil
 }
 
 /// Runs under the virtual clock; `seed` varies how long the disk takes.
-fn run_virtual(guest: &mut FakeGuest, milestones: &mut Milestones, script: &str, seed: u64, restored: Option<snapshot::Pending>)
-    -> (RunEnd, String)
-{
+fn run_virtual(
+    guest: &mut FakeGuest,
+    milestones: &mut Milestones,
+    script: &str,
+    seed: u64,
+    restored: Option<snapshot::Pending>,
+) -> (RunEnd, String) {
     let queue = Arc::new(InputQueue::default());
     let mut random = seed;
     let mut sink = FakeSink::new(Arc::clone(&queue), move || {
@@ -184,9 +188,7 @@ fn a_restored_virtual_run_goes_on_as_if_nothing_had_been() {
     // In the middle of disk requests; the script has been played by then.
     for count in [2_000_003, 5_000_000, 6_700_001] {
         let file = directory.path().join("snapshot");
-        let (_, _) = digests(9, |milestones| {
-            milestones.with_save(&SavePoint { count, file: file.clone() }).unwrap()
-        });
+        let (_, _) = digests(9, |milestones| milestones.with_save(&SavePoint { count, file: file.clone() }).unwrap());
         // `digests` does not finish its milestones: the file still has its first name.
         let bytes = std::fs::read(directory.path().join("snapshot.unfinished")).unwrap();
         let (pending, state) = snapshot::parse(&bytes).unwrap();

@@ -22,27 +22,29 @@ const PF: u8 = 14;
 #[must_use]
 pub fn compare(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> String {
     let mut text = String::new();
-    let (expected, got) = (native.event, guest.event);
-    if !same_event(expected, got) && !vendor::either_exception(instruction, expected, got) {
-        let _ = writeln!(text, "  event   {:?}\n    not   {:?}", got, expected);
-    }
-    let ignored = ignored(case, instruction, native);
-    if ignored.everything {
+    if vendor::differ_freely(case, instruction, native, guest) {
         return text;
     }
+    let (expected, got) = (native.event, guest.event);
+    if !same_event(expected, got) {
+        let _ = writeln!(text, "  event   {got:?}\n    not   {expected:?}");
+    }
+    let ignored = ignored(case, instruction, native, guest);
     general(&mut text, native, guest, &ignored);
     floating_point(&mut text, native, guest, &ignored);
     memory(&mut text, native, guest, &ignored);
     text
 }
 
-fn ignored(case: &Case, instruction: &Instruction, native: &Outcome) -> Ignored {
+fn ignored(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> Ignored {
+    let mut ignored = Ignored::default();
     // A fault after the instruction, when the next one is fetched, says that it retired.
     if native.event != Event::Retired && native.rip == case.rip {
-        return Ignored::default();
+        vendor::ignore_after_fault(instruction, native, &mut ignored);
+        return ignored;
     }
-    let mut ignored = undefined::ignored(case, instruction);
-    vendor::ignore(case, instruction, native, &mut ignored);
+    ignored = undefined::ignored(case, instruction);
+    vendor::ignore(case, instruction, [native, guest], &mut ignored);
     ignored
 }
 
@@ -83,12 +85,13 @@ fn general(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignor
 
 fn floating_point(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignored) {
     let (a, b) = (&native.fp, &guest.fp);
-    let mxcsr = |value: u32| u64::from(value & !ignored.mxcsr);
-    line(text, "mxcsr", mxcsr(a.mxcsr), mxcsr(b.mxcsr));
+    line(text, "mxcsr", u64::from(a.mxcsr), u64::from(b.mxcsr));
     line(text, "fcw", u64::from(a.control), u64::from(b.control));
     let status = |value: u16| u64::from(value & !ignored.status);
     line(text, "fsw", status(a.status), status(b.status));
-    line(text, "ftw", u64::from(a.tags), u64::from(b.tags));
+    if !ignored.tags {
+        line(text, "ftw", u64::from(a.tags), u64::from(b.tags));
+    }
     for index in 0..8 {
         if a.regs[index] != b.regs[index] && ignored.x87 >> index & 1 == 0 {
             let show = |(mantissa, exponent): (u64, u16)| format!("{exponent:04x}:{mantissa:016x}");

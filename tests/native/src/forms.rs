@@ -4,7 +4,7 @@
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeInfo};
 
 /// CPUID features of `virtft-v2`.
-const MODEL: [CpuidFeature; 47] = [
+const MODEL: [CpuidFeature; 48] = [
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL186,
     CpuidFeature::INTEL286,
@@ -51,6 +51,7 @@ const MODEL: [CpuidFeature; 47] = [
     CpuidFeature::SYSCALL,
     CpuidFeature::TSC,
     CpuidFeature::XSAVE,
+    CpuidFeature::XSAVEOPT,
     CpuidFeature::SEP,
 ];
 
@@ -91,6 +92,8 @@ pub const EXCLUDED: &[(Mnemonic, &str)] = &[
     (Mnemonic::Lgs, TABLES),
     (Mnemonic::Xsave, XSTATE),
     (Mnemonic::Xsave64, XSTATE),
+    (Mnemonic::Xsaveopt, XSTATE),
+    (Mnemonic::Xsaveopt64, XSTATE),
     (Mnemonic::Xrstor, XSTATE),
     (Mnemonic::Xrstor64, XSTATE),
 ];

@@ -34,6 +34,8 @@ use report::Report;
 
 /// Vector of #UD.
 const UD: u8 = 6;
+/// Vector of #PF.
+const PF: u8 = 14;
 
 fn main() -> ExitCode {
     let result = match options::parse(std::env::args().skip(1)) {
@@ -97,7 +99,7 @@ impl Pair {
             report.count_absent();
             let event = self.interpreted.event;
             let refused = matches!(event, Event::Exception { vector: UD, .. } | Event::TripleFault { vector: UD });
-            let elsewhere = matches!(event, Event::Exception { vector: 14, .. });
+            let elsewhere = matches!(event, Event::Exception { vector: PF, .. } | Event::TripleFault { vector: PF });
             self.native.event = event;
             return if refused || elsewhere {
                 String::new()

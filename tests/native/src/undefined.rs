@@ -28,14 +28,12 @@ pub struct Ignored {
     pub status: u16,
     /// x87 registers, by physical number.
     pub x87: u8,
+    /// x87 tags.
+    pub tags: bool,
     /// XMM registers, by number.
     pub xmm: u16,
-    /// Bits of MXCSR.
-    pub mxcsr: u32,
     /// Memory: address and bytes.
     pub memory: Vec<(u64, usize)>,
-    /// Nothing is compared.
-    pub everything: bool,
 }
 
 /// Flags that the manual leaves undefined after the instruction.

@@ -13,6 +13,14 @@ mod shift;
 mod sse;
 mod stack;
 mod string;
+mod system;
+mod system_control;
+mod system_flags;
+mod system_frame;
+mod system_io;
+mod system_misc;
+mod system_segment;
+mod system_tables;
 pub(crate) mod x87;
 mod xsave;
 
@@ -56,8 +64,9 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 13] = [
+    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 14] = [
         alu::select,
+        system::select,
         mov::select,
         branch::select,
         stack::select,

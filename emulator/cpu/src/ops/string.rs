@@ -21,7 +21,7 @@ const RDI: usize = 7;
 
 /// Address-size mask of a string instruction.
 #[inline(always)]
-fn mask(op: &Op) -> u64 {
+pub(super) fn mask(op: &Op) -> u64 {
     if op.flags & OP_A32 != 0 {
         0xffff_ffff
     } else if op.flags & OP_A16 != 0 {
@@ -38,7 +38,7 @@ fn set_indexed(core: &mut Core, register: usize, value: u64, mask: u64) {
 }
 
 #[inline(always)]
-fn advance(core: &mut Core, register: usize, size: u64, mask: u64) {
+pub(super) fn advance(core: &mut Core, register: usize, size: u64, mask: u64) {
     let step = if core.flags.has(DF) { size.wrapping_neg() } else { size };
     let value = core.r[register].wrapping_add(step);
     set_indexed(core, register, value, mask);
@@ -46,19 +46,19 @@ fn advance(core: &mut Core, register: usize, size: u64, mask: u64) {
 
 /// Segment slot of the destination, which is always ES.
 #[inline(always)]
-fn destination(op: &Op) -> u8 {
+pub(super) fn destination(op: &Op) -> u8 {
     if op.flags & OP_LEGACY == 0 { SEG_FLAT } else { ES as u8 }
 }
 
 #[inline(always)]
-fn read_source<T: Width>(core: &mut Core, op: &Op) -> Result<T, Stop> {
+pub(super) fn read_source<T: Width>(core: &mut Core, op: &Op) -> Result<T, Stop> {
     let offset = core.r[RSI] & mask(op);
     let linear = core.linear_at(op, offset, T::BYTES, false)?;
     core.read::<T>(linear, op.seg)
 }
 
 #[inline(always)]
-fn destination_linear<T: Width>(core: &mut Core, op: &Op, write: bool) -> Result<u64, Stop> {
+pub(super) fn destination_linear<T: Width>(core: &mut Core, op: &Op, write: bool) -> Result<u64, Stop> {
     let offset = core.r[RDI] & mask(op);
     if op.flags & OP_LEGACY == 0 { Ok(offset) } else { core.linear_legacy(ES as u8, offset, T::BYTES, write) }
 }

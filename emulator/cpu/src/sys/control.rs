@@ -3,21 +3,12 @@
 use super::descriptor::kind;
 use crate::core::Core;
 use crate::fault::{Fault, vector};
-use crate::mmu::{CodeMode, cr0, cr4, efer};
+use crate::mmu::{cr0, cr4, efer};
 use crate::op::Stop;
 
 /// Bits of CR0 that exist; others read as zero and ignore writes.
-const CR0_BITS: u64 = cr0::PE
-    | cr0::MP
-    | cr0::EM
-    | cr0::TS
-    | cr0::ET
-    | cr0::NE
-    | cr0::WP
-    | cr0::AM
-    | cr0::NW
-    | cr0::CD
-    | cr0::PG;
+const CR0_BITS: u64 =
+    cr0::PE | cr0::MP | cr0::EM | cr0::TS | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::NW | cr0::CD | cr0::PG;
 /// CR4.PCE: RDPMC at CPL 3. Kept, without effect: there are no counters.
 const CR4_PCE: u64 = 1 << 8;
 /// CR4.MCE: kept, without effect.
@@ -110,7 +101,7 @@ impl Core {
         let refused = value >> 32 != 0
             || set(cr0::PG) && !set(cr0::PE)
             || set(cr0::NW) && !set(cr0::CD)
-            || !set(cr0::PG) && (self.sys.cr4 & cr4::PCIDE != 0 || self.code_mode() == CodeMode::Bits64);
+            || !set(cr0::PG) && (self.sys.cr4 & cr4::PCIDE != 0 || self.code_view.long);
         if refused {
             return Err(self.gp(0));
         }
@@ -156,7 +147,7 @@ impl Core {
         if self.sys.cr4 & cr4::PCIDE != 0 {
             value &= !CR3_KEEP;
         }
-        if self.code_mode() == CodeMode::Bits64 && value & CR3_RESERVED != 0 {
+        if self.code_view.long && value & CR3_RESERVED != 0 {
             return Err(self.gp(0));
         }
         let pae = self.sys.cr0 & cr0::PG != 0 && self.sys.cr4 & cr4::PAE != 0 && !self.long_active();

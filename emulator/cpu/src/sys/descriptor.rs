@@ -4,9 +4,7 @@ use crate::core::Core;
 use crate::fault::vector;
 use crate::mmu::efer;
 use crate::op::Stop;
-use crate::state::{
-    SEG_ACCESSED, SEG_CODE, SEG_DB, SEG_DC, SEG_G, SEG_L, SEG_P, SEG_RW, SEG_S, Segment,
-};
+use crate::state::{SEG_ACCESSED, SEG_CODE, SEG_DB, SEG_DC, SEG_G, SEG_L, SEG_P, SEG_RW, SEG_S, Segment};
 
 /// System descriptor types ([`Descriptor::kind`]).
 pub(crate) mod kind {
@@ -56,7 +54,7 @@ impl Descriptor {
 
     /// Type of a system descriptor, or `None` for code and data.
     pub fn kind(&self) -> Option<u8> {
-        (!self.has(SEG_S)).then(|| (self.raw >> 40 & 0xf) as u8)
+        (!self.has(SEG_S)).then_some((self.raw >> 40 & 0xf) as u8)
     }
 
     pub fn present(&self) -> bool {

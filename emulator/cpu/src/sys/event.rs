@@ -60,11 +60,8 @@ fn class(vector: u8) -> Class {
 
 /// True when `second`, met while `first` was delivered, makes a double fault.
 fn doubles(first: u8, second: u8) -> bool {
-    match (class(first), class(second)) {
-        (Class::Contributory, Class::Contributory) => true,
-        (Class::PageFault, Class::Contributory | Class::PageFault) => true,
-        _ => false,
-    }
+    use Class::{Contributory, PageFault};
+    matches!((class(first), class(second)), (Contributory, Contributory) | (PageFault, Contributory | PageFault))
 }
 
 impl Core {

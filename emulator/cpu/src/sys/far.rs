@@ -6,7 +6,7 @@ use super::stack::{RSP, Stack};
 use crate::core::Core;
 use crate::fault::vector;
 use crate::flags;
-use crate::mmu::{CodeMode, efer};
+use crate::mmu::efer;
 use crate::op::{Done, Stop};
 use crate::state::{CS, SEG_DB, SS};
 
@@ -66,7 +66,7 @@ impl Core {
                 return Err(self.gp(0));
             }
             let sp = self.push_frame(&stack, &frame, size)?;
-            self.set_stack_pointer(sp);
+            self.set_sp(sp);
             self.enter_real_code(selector, offset);
             return Err(Stop::Jump);
         }
@@ -78,7 +78,7 @@ impl Core {
         self.check_target(&target, offset, 0)?;
         self.mark_accessed(&target)?;
         let sp = self.push_frame(&stack, &frame, size)?;
-        self.set_stack_pointer(sp);
+        self.set_sp(sp);
         self.enter_code(target.segment(self.sys.cpl), self.sys.cpl, offset);
         Err(Stop::Jump)
     }
@@ -97,10 +97,10 @@ impl Core {
             self.mark_accessed(&gate.code)?;
             let sp = self.push_frame(&stack, &own, gate.size)?;
             self.enter_code(gate.code.segment(cpl), cpl, gate.offset);
-            self.set_stack_pointer(sp);
+            self.set_sp(sp);
             return Err(Stop::Jump);
         }
-        let mut frame = vec![u64::from(self.sys.segs[SS].selector), self.stack_pointer()];
+        let mut frame = vec![u64::from(self.sys.segs[SS].selector), self.sp()];
         let (stack, segment) = if self.long_active() {
             let pointer = self.long_stack(cpl, 0, 0)?;
             (Stack { segment: None, pointer, cpl, fault_code: 0 }, null_stack(cpl))
@@ -117,7 +117,7 @@ impl Core {
         let sp = self.push_frame(&stack, &frame, gate.size)?;
         self.sys.segs[SS] = segment;
         self.enter_code(gate.code.segment(cpl), cpl, gate.offset);
-        self.set_stack_pointer(sp);
+        self.set_sp(sp);
         Err(Stop::Jump)
     }
 
@@ -132,8 +132,7 @@ impl Core {
     /// Checks code that a far pointer names directly.
     fn check_direct(&mut self, code: &Descriptor) -> Result<(), Stop> {
         let cpl = self.sys.cpl;
-        let privileged =
-            if code.conforming() { code.dpl() > cpl } else { code.rpl() > cpl || code.dpl() != cpl };
+        let privileged = if code.conforming() { code.dpl() > cpl } else { code.rpl() > cpl || code.dpl() != cpl };
         let both_sizes = self.long_active() && code.long() && code.has(SEG_DB);
         if !code.code() || privileged || both_sizes {
             return Err(self.gp(code.code_of(0)));
@@ -173,7 +172,7 @@ impl Core {
             if rip > u64::from(self.sys.segs[CS].limit) {
                 return Err(self.gp(0));
             }
-            self.drop_stack(2 * size + extra);
+            self.release_stack(2 * size + extra);
             self.enter_real_code(selector, rip);
             return Err(Stop::Jump);
         }
@@ -182,8 +181,8 @@ impl Core {
         if cpl == self.sys.cpl {
             self.check_target(&code, rip, 0)?;
             self.mark_accessed(&code)?;
-            let sp = self.stack_pointer().wrapping_add(2 * size + extra);
-            self.set_stack_pointer(sp);
+            let sp = self.sp().wrapping_add(2 * size + extra);
+            self.set_sp(sp);
             self.enter_code(code.segment(cpl), cpl, rip);
             return Err(Stop::Jump);
         }
@@ -194,7 +193,7 @@ impl Core {
         self.mark_accessed(&code)?;
         self.sys.segs[SS] = stack;
         self.enter_code(code.segment(cpl), cpl, rip);
-        self.set_stack_pointer(sp.wrapping_add(extra));
+        self.set_sp(sp.wrapping_add(extra));
         self.drop_inner_segments();
         Err(Stop::Jump)
     }
@@ -232,7 +231,7 @@ impl Core {
             if rip > u64::from(self.sys.segs[CS].limit) {
                 return Err(self.gp(0));
             }
-            self.drop_stack(3 * size);
+            self.release_stack(3 * size);
             self.set_returned_flags(image, size);
             self.enter_real_code(selector, rip);
             return Err(Stop::Jump);
@@ -243,11 +242,11 @@ impl Core {
         }
         let code = self.returned_code(selector)?;
         let cpl = code.rpl();
-        let with_stack = self.code_mode() == CodeMode::Bits64 || cpl != self.sys.cpl;
+        let with_stack = self.code_view.long || cpl != self.sys.cpl;
         if !with_stack {
             self.check_target(&code, rip, 0)?;
             self.mark_accessed(&code)?;
-            self.drop_stack(3 * size);
+            self.release_stack(3 * size);
             self.set_returned_flags(image, size);
             self.enter_code(code.segment(cpl), cpl, rip);
             return Err(Stop::Jump);
@@ -261,11 +260,24 @@ impl Core {
         self.set_returned_flags(image, size);
         self.sys.segs[SS] = stack;
         self.enter_code(code.segment(cpl), cpl, rip);
-        self.set_stack_pointer(sp);
+        self.set_sp(sp);
         if outer {
             self.drop_inner_segments();
         }
         Err(Stop::Jump)
+    }
+
+    /// POPF: flags from a stack image. RF is cleared, and the block ends when that may matter.
+    pub(crate) fn set_popped_flags(&mut self, image: u64, size: u64) {
+        let before = self.flags.control;
+        self.set_returned_flags(image & !flags::RF, size);
+        let changed = before ^ self.flags.control;
+        if changed & flags::AC != 0 {
+            self.update_privilege();
+        }
+        if changed & (flags::IF | flags::TF) != 0 {
+            self.leave_block();
+        }
     }
 
     /// Flags from a stack image, as far as the present privilege may change them.
@@ -286,7 +298,7 @@ impl Core {
 
     /// SYSCALL.
     pub(crate) fn syscall(&mut self, next: u64) -> Done {
-        if self.code_mode() != CodeMode::Bits64 || self.sys.efer & efer::SCE == 0 {
+        if !self.code_view.long || self.sys.efer & efer::SCE == 0 {
             return Err(self.ud());
         }
         let word = self.flags.bits();
@@ -306,7 +318,7 @@ impl Core {
 
     /// SYSRET to 64-bit code, or to compatibility mode.
     pub(crate) fn sysret(&mut self, to_long: bool) -> Done {
-        if self.code_mode() != CodeMode::Bits64 || self.sys.efer & efer::SCE == 0 {
+        if !self.code_view.long || self.sys.efer & efer::SCE == 0 {
             return Err(self.ud());
         }
         let rip = if to_long { self.r[RCX] } else { self.r[RCX] & 0xffff_ffff };

@@ -8,7 +8,6 @@ use super::stack::{RSP, Stack};
 use crate::core::Core;
 use crate::fault::vector;
 use crate::flags;
-use crate::mmu::CodeMode;
 use crate::op::Stop;
 use crate::state::{CS, SS};
 
@@ -33,7 +32,7 @@ impl Core {
         let stack = self.current_stack(0);
         let cs = self.sys.segs[CS].selector;
         let sp = self.push_frame(&stack, &[delivery.flags, u64::from(cs), delivery.rip], 2)?;
-        self.set_stack_pointer(sp);
+        self.set_sp(sp);
         self.flags.control &= !(flags::IF | flags::TF | flags::RF | flags::AC);
         let selector = (pointer >> 16) as u16;
         self.enter_real_code(selector, pointer & 0xffff);
@@ -59,15 +58,11 @@ impl Core {
         }
         let ist = (raw >> 32 & 7) as u8;
         let inner = cpl < self.sys.cpl;
-        let pointer = if ist != 0 || inner {
-            self.long_stack(cpl, ist, delivery.ext)?
-        } else {
-            self.stack_pointer()
-        };
+        let pointer = if ist != 0 || inner { self.long_stack(cpl, ist, delivery.ext)? } else { self.sp() };
         let stack = Stack { segment: None, pointer: pointer & !0xf, cpl, fault_code: delivery.ext };
         let frame = [
             u64::from(self.sys.segs[SS].selector),
-            self.stack_pointer(),
+            self.sp(),
             delivery.flags,
             u64::from(self.sys.segs[CS].selector),
             delivery.rip,
@@ -124,7 +119,7 @@ impl Core {
         if let Some(segment) = new_segment {
             self.sys.segs[SS] = segment;
         }
-        self.set_stack_pointer(sp);
+        self.set_sp(sp);
         self.clear_flags_for(&gate);
         self.enter_code(code.segment(cpl), cpl, target);
         Ok(())
@@ -152,7 +147,7 @@ impl Core {
     pub(super) fn enter_real_code(&mut self, selector: u16, rip: u64) {
         let old = self.sys.segs[CS];
         let cs = crate::state::Segment { selector, base: u64::from(selector) << 4, ..old };
-        debug_assert!(self.code_mode() != CodeMode::Bits64);
+        debug_assert!(!self.code_view.long);
         self.enter_code(cs, 0, rip);
     }
 }

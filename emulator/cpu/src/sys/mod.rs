@@ -11,5 +11,6 @@ mod segment;
 mod stack;
 mod task;
 
-pub(crate) use descriptor::Descriptor;
+pub(crate) use descriptor::{Descriptor, is_null, kind};
 pub(crate) use event::Event;
+pub(crate) use stack::{RBP, RSP};

@@ -12,7 +12,7 @@ impl Core {
     #[inline]
     pub(crate) fn set_segment(&mut self, index: usize, segment: Segment) {
         self.sys.segs[index] = segment;
-        let flat = index < 4 && self.code_mode() == CodeMode::Bits64;
+        let flat = index < 4 && self.code_view.long;
         self.seg_base[index] = if flat { 0 } else { segment.base };
     }
 
@@ -57,7 +57,7 @@ impl Core {
     /// Contents for SS by MOV, POP and LSS at the current privilege.
     fn checked_stack(&mut self, selector: u16, cpl: u8) -> Result<Segment, Stop> {
         if is_null(selector) {
-            let allowed = self.code_mode() == CodeMode::Bits64 && cpl < 3 && selector & 3 == u16::from(cpl);
+            let allowed = self.code_view.long && cpl < 3 && selector & 3 == u16::from(cpl);
             return if allowed { Ok(null_stack(cpl)) } else { Err(self.gp(0)) };
         }
         let stack = self.fetch_descriptor(selector, vector::GP, 0)?;
@@ -151,11 +151,11 @@ impl Core {
     /// Makes `cs` the code segment at privilege `cpl`, and `rip` the next instruction. SS and the flags must be set
     /// before.
     pub(crate) fn enter_code(&mut self, cs: Segment, cpl: u8, rip: u64) {
-        let before = self.code_mode();
+        let before = self.code_view.long;
         self.sys.segs[CS] = cs;
         self.sys.cpl = cpl;
         self.rip = rip;
-        if before == CodeMode::Bits64 && self.code_mode() == CodeMode::Bits64 {
+        if before && self.code_mode() == CodeMode::Bits64 {
             self.update_privilege();
         } else {
             self.update_mode();

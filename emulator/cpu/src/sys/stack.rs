@@ -2,7 +2,6 @@
 
 use crate::core::Core;
 use crate::fault::vector;
-use crate::mmu::CodeMode;
 use crate::op::{SEG_FLAT_STACK, Stop};
 use crate::state::{SEG_DB, SS, Segment};
 use crate::width::Width;
@@ -39,8 +38,8 @@ impl Stack {
 impl Core {
     /// Mask of the current stack-address size.
     #[inline]
-    pub(crate) fn stack_mask(&self) -> u64 {
-        if self.code_mode() == CodeMode::Bits64 {
+    pub(crate) fn sp_mask(&self) -> u64 {
+        if self.code_view.long {
             u64::MAX
         } else if self.sys.segs[SS].flags & SEG_DB != 0 {
             0xffff_ffff
@@ -51,21 +50,21 @@ impl Core {
 
     /// The stack pointer, truncated to the stack-address size.
     #[inline]
-    pub(crate) fn stack_pointer(&self) -> u64 {
-        self.r[RSP] & self.stack_mask()
+    pub(crate) fn sp(&self) -> u64 {
+        self.r[RSP] & self.sp_mask()
     }
 
     /// Sets the stack pointer: a 16-bit one keeps the upper bits of the register.
     #[inline]
-    pub(crate) fn set_stack_pointer(&mut self, value: u64) {
-        let mask = self.stack_mask();
+    pub(crate) fn set_sp(&mut self, value: u64) {
+        let mask = self.sp_mask();
         self.r[RSP] = if mask == 0xffff { self.r[RSP] & !0xffff | value & 0xffff } else { value & mask };
     }
 
     /// Linear address of `size` bytes at an offset in the stack segment.
     #[inline]
-    fn stack_linear(&mut self, offset: u64, size: u64, write: bool) -> Result<(u64, u8), Stop> {
-        if self.code_mode() == CodeMode::Bits64 {
+    fn sp_linear(&mut self, offset: u64, size: u64, write: bool) -> Result<(u64, u8), Stop> {
+        if self.code_view.long {
             return Ok((offset, SEG_FLAT_STACK));
         }
         Ok((self.linear_legacy(SS as u8, offset, size, write)?, SS as u8))
@@ -73,81 +72,62 @@ impl Core {
 
     /// Reads the value that lies `offset` bytes above the stack pointer; nothing moves.
     #[inline]
-    pub(crate) fn peek<T: Width>(&mut self, offset: u64) -> Result<T, Stop> {
-        let at = self.stack_pointer().wrapping_add(offset) & self.stack_mask();
+    pub(crate) fn peek_stack<T: Width>(&mut self, offset: u64) -> Result<T, Stop> {
+        let at = self.sp().wrapping_add(offset) & self.sp_mask();
         self.read_stack::<T>(at)
     }
 
     /// Reads at an offset in the stack segment.
     #[inline]
     pub(crate) fn read_stack<T: Width>(&mut self, at: u64) -> Result<T, Stop> {
-        let (linear, seg) = self.stack_linear(at, T::BYTES, false)?;
+        let (linear, seg) = self.sp_linear(at, T::BYTES, false)?;
         self.read::<T>(linear, seg)
     }
 
     /// Writes at an offset in the stack segment; the stack pointer does not move.
     #[inline]
     pub(crate) fn write_stack<T: Width>(&mut self, at: u64, value: T) -> Result<(), Stop> {
-        let (linear, seg) = self.stack_linear(at, T::BYTES, true)?;
+        let (linear, seg) = self.sp_linear(at, T::BYTES, true)?;
         self.write::<T>(linear, seg, value)
     }
 
     /// Raises what a write of `size` bytes at an offset in the stack segment would raise.
     pub(crate) fn probe_stack(&mut self, at: u64, size: u64) -> Result<(), Stop> {
-        let (linear, seg) = self.stack_linear(at, size, true)?;
+        let (linear, seg) = self.sp_linear(at, size, true)?;
         self.probe_write(linear, size, seg)
     }
 
     /// Reads a value of `size` bytes (2, 4 or 8) `offset` bytes above the stack pointer.
     pub(crate) fn peek_sized(&mut self, offset: u64, size: u64) -> Result<u64, Stop> {
         match size {
-            2 => self.peek::<u16>(offset).map(u64::from),
-            4 => self.peek::<u32>(offset).map(u64::from),
-            _ => self.peek::<u64>(offset),
+            2 => self.peek_stack::<u16>(offset).map(u64::from),
+            4 => self.peek_stack::<u32>(offset).map(u64::from),
+            _ => self.peek_stack::<u64>(offset),
         }
     }
 
     /// Moves the stack pointer up by `size` bytes.
     #[inline]
-    pub(crate) fn drop_stack(&mut self, size: u64) {
-        self.set_stack_pointer(self.stack_pointer().wrapping_add(size));
-    }
-
-    /// Pushes a value.
-    #[inline]
-    pub(crate) fn push<T: Width>(&mut self, value: T) -> Result<(), Stop> {
-        let at = self.stack_pointer().wrapping_sub(T::BYTES) & self.stack_mask();
-        self.write_stack::<T>(at, value)?;
-        self.set_stack_pointer(at);
-        Ok(())
-    }
-
-    /// Pops a value.
-    #[inline]
-    pub(crate) fn pop<T: Width>(&mut self) -> Result<T, Stop> {
-        let value = self.peek::<T>(0)?;
-        self.drop_stack(T::BYTES);
-        Ok(value)
+    pub(crate) fn release_stack(&mut self, size: u64) {
+        self.set_sp(self.sp().wrapping_add(size));
     }
 
     /// Pushes a value of `size` bytes (2, 4 or 8).
     pub(crate) fn push_sized(&mut self, value: u64, size: u64) -> Result<(), Stop> {
+        let at = self.sp().wrapping_sub(size) & self.sp_mask();
         match size {
-            2 => self.push(value as u16),
-            4 => self.push(value as u32),
-            _ => self.push(value),
+            2 => self.write_stack(at, value as u16)?,
+            4 => self.write_stack(at, value as u32)?,
+            _ => self.write_stack(at, value)?,
         }
+        self.set_sp(at);
+        Ok(())
     }
 
     /// The stack that is current, as a place for a frame.
     pub(crate) fn current_stack(&self, fault_code: u32) -> Stack {
-        let flat = self.code_mode() == CodeMode::Bits64;
-        Stack {
-            segment: (!flat).then_some(self.sys.segs[SS]),
-            pointer: self.stack_pointer(),
-            cpl: self.sys.cpl,
-            fault_code,
-        }
+        let flat = self.code_view.long;
+        Stack { segment: (!flat).then_some(self.sys.segs[SS]), pointer: self.sp(), cpl: self.sys.cpl, fault_code }
     }
 
     /// Pushes values of `size` bytes each, first to last. Returns the new stack pointer; no register changes, and on
@@ -186,13 +166,7 @@ impl Core {
         Ok(bottom)
     }
 
-    fn push_legacy_frame(
-        &mut self,
-        stack: &Stack,
-        segment: &Segment,
-        values: &[u64],
-        size: u64,
-    ) -> Result<u64, Stop> {
+    fn push_legacy_frame(&mut self, stack: &Stack, segment: &Segment, values: &[u64], size: u64) -> Result<u64, Stop> {
         let mask = stack.mask();
         let offsets = |index: usize| stack.pointer.wrapping_sub((index as u64 + 1) * size) & mask;
         let linear = |offset: u64| segment.base.wrapping_add(offset) & 0xffff_ffff;

@@ -97,7 +97,13 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, mode: CodeMode) -> Option<H
         M::Ldmxcsr => ldmxcsr,
         M::Stmxcsr => stmxcsr,
         M::Lfence | M::Mfence | M::Sfence => nothing,
-        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetch | M::Prefetchw | M::Prefetchwt1 => nothing,
+        M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetch
+        | M::Prefetchw
+        | M::Prefetchwt1 => nothing,
         M::Movnti => {
             op.src = operand(ins, 1);
             if operand_size(ins, 0) == 8 { movnti_64 } else { movnti_32 }

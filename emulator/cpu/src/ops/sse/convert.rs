@@ -1,7 +1,7 @@
 //! Conversions between formats (CVT...), and ROUNDxx.
 //!
-//! Conversions with an MMX operand also enter MMX state and raise pending x87 exceptions; CVTPI2PD from memory, which
-//! touches no MMX register, does neither.
+//! Conversions that touch an MMX register also enter MMX state and raise pending x87 exceptions; CVTPI2PS and CVTPI2PD
+//! from memory do neither, as on processors (the manual says otherwise of the former).
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -124,32 +124,28 @@ fn to_general<F: Float>(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
-fn mmx_operand(core: &mut Core, op: &Op) -> Result<u64, Stop> {
-    if op.has(OP_MEMORY) { core.load::<u64>(op) } else { Ok(core.mmx(op.src)) }
+/// Computes from two integers in an MMX register or in memory.
+fn from_mmx<F: Float>(core: &mut Core, op: &Op) -> Result<Vector, Stop> {
+    core.check_sse()?;
+    if op.has(OP_MEMORY) {
+        let b = core.load::<u64>(op)?;
+        return execute::<F>(core, from_low(0), from_low(b));
+    }
+    core.check_pending_x87()?;
+    let result = execute::<F>(core, from_low(0), from_low(core.mmx(op.src)))?;
+    core.enter_mmx();
+    Ok(result)
 }
 
 fn cvtpi2ps(core: &mut Core, op: &Op) -> Done {
-    core.check_sse()?;
-    core.check_pending_x87()?;
-    let b = mmx_operand(core, op)?;
-    let result = execute::<Cvtdq2ps>(core, from_low(0), from_low(b))?;
+    let result = from_mmx::<Cvtdq2ps>(core, op)?;
     core.set_xmm_half(op.dst, 0, low(result));
-    core.enter_mmx();
     Ok(())
 }
 
 fn cvtpi2pd(core: &mut Core, op: &Op) -> Done {
-    core.check_sse()?;
-    let memory = op.has(OP_MEMORY);
-    if !memory {
-        core.check_pending_x87()?;
-    }
-    let b = mmx_operand(core, op)?;
-    let result = execute::<Cvtdq2pd>(core, from_low(0), from_low(b))?;
+    let result = from_mmx::<Cvtdq2pd>(core, op)?;
     core.set_xmm(op.dst, result);
-    if !memory {
-        core.enter_mmx();
-    }
     Ok(())
 }
 

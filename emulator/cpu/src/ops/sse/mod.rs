@@ -19,11 +19,13 @@ mod packed;
 mod shift;
 mod shuffle;
 mod strings;
+#[cfg(test)]
+mod tests;
 mod unmasked;
 pub(super) mod vector;
 
-pub(super) use moves::registers;
 use iced_x86::Instruction;
+pub(super) use moves::registers;
 
 use crate::mmu::CodeMode;
 use crate::op::{Handler, Op};

@@ -242,7 +242,8 @@ fn movd_movq(ins: &Instruction) -> Handler {
         return if mmx { mmx_copy } else { copy_64 };
     }
     // The operand that is not a vector register says how wide the move is.
-    let (into_vector, wide) = if vector(0) { (true, operand_size(ins, 1) == 8) } else { (false, operand_size(ins, 0) == 8) };
+    let (into_vector, wide) =
+        if vector(0) { (true, operand_size(ins, 1) == 8) } else { (false, operand_size(ins, 0) == 8) };
     let memory = in_memory(ins, 0) || in_memory(ins, 1);
     match (mmx, into_vector, memory, wide) {
         (true, true, true, false) => mmx_load_32,
@@ -285,23 +286,62 @@ pub(in super::super) fn registers(ins: &Instruction, op: &mut Op) {
 }
 
 /// Handler of an instruction of this family.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<Handler> {
     use Mnemonic as M;
     let (store, load) = (in_memory(ins, 0), in_memory(ins, 1));
     let handler: Handler = match ins.mnemonic() {
         M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => {
-            if store { store_aligned } else if load { load_aligned } else { copy }
+            if store {
+                store_aligned
+            } else if load {
+                load_aligned
+            } else {
+                copy
+            }
         }
         M::Movups | M::Movupd | M::Movdqu | M::Lddqu => {
-            if store { store_unaligned } else if load { load_unaligned } else { copy }
+            if store {
+                store_unaligned
+            } else if load {
+                load_unaligned
+            } else {
+                copy
+            }
         }
-        M::Movss => if store { store_32 } else if load { load_32 } else { copy_32 },
+        M::Movss => {
+            if store {
+                store_32
+            } else if load {
+                load_32
+            } else {
+                copy_32
+            }
+        }
         // The string instruction of the same name has no vector register.
         M::Movsd if is_xmm(ins, 0) || is_xmm(ins, 1) => {
-            if store { store_half::<0> } else if load { load_64 } else { copy_half::<0, 0> }
+            if store {
+                store_half::<0>
+            } else if load {
+                load_64
+            } else {
+                copy_half::<0, 0>
+            }
         }
-        M::Movlps | M::Movlpd => if store { store_half::<0> } else { load_half::<0> },
-        M::Movhps | M::Movhpd => if store { store_half::<1> } else { load_half::<1> },
+        M::Movlps | M::Movlpd => {
+            if store {
+                store_half::<0>
+            } else {
+                load_half::<0>
+            }
+        }
+        M::Movhps | M::Movhpd => {
+            if store {
+                store_half::<1>
+            } else {
+                load_half::<1>
+            }
+        }
         M::Movhlps => copy_half::<0, 1>,
         M::Movlhps => copy_half::<1, 0>,
         M::Movd | M::Movq => movd_movq(ins),
@@ -310,7 +350,13 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<
         M::Movdq2q => movdq2q,
         M::Movmskps => movmskps,
         M::Movmskpd => movmskpd,
-        M::Pmovmskb => if is_mmx(ins, 1) { mmx_pmovmskb } else { pmovmskb },
+        M::Pmovmskb => {
+            if is_mmx(ins, 1) {
+                mmx_pmovmskb
+            } else {
+                pmovmskb
+            }
+        }
         M::Movsldup => duplicate::<0>,
         M::Movshdup => duplicate::<1>,
         M::Movddup => movddup,

@@ -59,6 +59,7 @@ pub(super) fn move_top(core: &mut Core, op: &Op) -> Done {
 pub(super) fn free(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
     core.fpu.instruction = core.op_rip(op);
+    core.fpu.status &= !C1;
     core.fpu.free(op.dst);
     if op.aux != 0 {
         core.fpu.pop();
@@ -66,7 +67,12 @@ pub(super) fn free(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
-/// FNOP, and what the 8087 and 287 needed and later processors ignore.
+/// FNENI, FNDISI, FNSETPM: what the 8087 and 287 needed and later processors ignore. They do not wait.
+pub(super) fn obsolete(core: &mut Core, _op: &Op) -> Done {
+    core.x87_available()
+}
+
+/// FNOP.
 pub(super) fn nothing(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
     core.fpu.instruction = core.op_rip(op);

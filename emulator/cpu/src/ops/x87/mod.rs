@@ -94,7 +94,11 @@ fn transfers(ins: &Instruction, op: &mut Op) -> Option<Handler> {
             _ => transfer::load_extended,
         },
         Mnemonic::Fst | Mnemonic::Fstp | Mnemonic::Fstpnce => {
-            op.aux = u8::from(ins.mnemonic() != Mnemonic::Fst);
+            op.aux = match ins.mnemonic() {
+                Mnemonic::Fst => 0,
+                Mnemonic::Fstp => 1,
+                _ => transfer::POP_ANYWAY,
+            };
             if !memory {
                 // The undocumented forms under other escapes work as DD does.
                 op.dst |= op.src;
@@ -261,7 +265,8 @@ fn controls(ins: &Instruction, op: &mut Op, register: u8) -> Option<Handler> {
         Mnemonic::Fldenv => environment::load_environment,
         Mnemonic::Fnsave => environment::save,
         Mnemonic::Frstor => environment::restore,
-        Mnemonic::Fnop | Mnemonic::Fneni | Mnemonic::Fndisi | Mnemonic::Fnsetpm => control::nothing,
+        Mnemonic::Fnop => control::nothing,
+        Mnemonic::Fneni | Mnemonic::Fndisi | Mnemonic::Fnsetpm => control::obsolete,
         Mnemonic::Fincstp => {
             op.aux = 1;
             control::move_top
