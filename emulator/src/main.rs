@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use virtft_emulator::cli::{Cli, Command};
 use virtft_emulator::driver::{Guest, RunEnd};
 use virtft_emulator::exit::ExitStatus;
+use virtft_emulator::guest::MachineGuest;
 use virtft_emulator::run::{self, MachinePlan};
 
 fn main() -> ExitCode {
@@ -40,6 +41,6 @@ fn start_log(filter: &str) -> Result<(), String> {
 }
 
 /// Makes the machine of a plan.
-fn make_machine(_plan: MachinePlan<'_>) -> Result<Box<dyn Guest>, String> {
-    Err("this build has no machine".to_owned())
+fn make_machine(plan: MachinePlan<'_>) -> Result<Box<dyn Guest>, String> {
+    Ok(Box::new(MachineGuest::new(plan)?))
 }

@@ -1,0 +1,37 @@
+# Thin: every target is a few calls of scripts. `make demo` needs nothing but a Debian 12 with Rust.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ASSETS := $(or $(VIRTFT_ASSETS),target/assets)
+
+.PHONY: demo test lint bench soak assets debian
+
+demo: assets
+	cargo build --locked --release --package virtft-emulator
+	$(TARGET)/release/virtft-emulator run --kernel $(ASSETS)/vmlinuz --initrd $(ASSETS)/busybox.cpio \
+	    --append 'console=ttyS0' --memory 512M --serial stdio
+
+test:
+	tests/lib/install-deps build assets debian network
+	tests/run
+
+lint:
+	tests/run --only format,lint
+
+bench: assets
+	tests/lib/install-deps bench
+	cargo build --locked --release --package virtft-emulator
+	tests/bench/run
+
+# Tests drawn at random for MINUTES minutes.
+MINUTES ?= 60
+soak: assets
+	cargo build --locked --profile checked --workspace
+	VIRTFT_EMULATOR=$(TARGET)/checked/virtft-emulator tests/soak/run --minutes $(MINUTES)
+
+# Debian's kernel and the busybox root; with the Debian disk image too.
+assets:
+	tests/lib/install-deps build assets
+	tests/assets/build-initrds
+
+debian: assets
+	tests/assets/build-debian

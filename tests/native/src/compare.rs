@@ -1,0 +1,131 @@
+//! Compares two outcomes.
+
+use std::fmt::Write as _;
+
+use iced_x86::Instruction;
+
+use crate::case::{Case, Event, Outcome};
+use crate::layout::{DATA, DATA_BYTES};
+use crate::undefined::{self, Ignored};
+use crate::vendor;
+
+/// Names of the general registers.
+pub const GPR_NAMES: [&str; 16] =
+    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+
+/// RFLAGS that are compared: the arithmetic ones, TF, DF, NT, AC, ID.
+const COMPARED_FLAGS: u64 = 0x8d5 | 1 << 8 | 1 << 10 | 1 << 14 | 1 << 18 | 1 << 21;
+/// Vectors of a page fault.
+const PF: u8 = 14;
+
+/// Differences, one a line; empty when there are none. The host's value comes first.
+#[must_use]
+pub fn compare(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> String {
+    let mut text = String::new();
+    if vendor::differ_freely(case, instruction, native, guest) {
+        return text;
+    }
+    let (expected, got) = (native.event, guest.event);
+    if !same_event(expected, got) {
+        let _ = writeln!(text, "  event   {got:?}\n    not   {expected:?}");
+    }
+    let ignored = ignored(case, instruction, native, guest);
+    general(&mut text, native, guest, &ignored);
+    floating_point(&mut text, native, guest, &ignored);
+    memory(&mut text, native, guest, &ignored);
+    text
+}
+
+fn ignored(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> Ignored {
+    let mut ignored = Ignored::default();
+    // A fault after the instruction, when the next one is fetched, says that it retired.
+    if native.event != Event::Retired && native.rip == case.rip {
+        vendor::ignore_after_fault(instruction, native, &mut ignored);
+        return ignored;
+    }
+    ignored = undefined::ignored(case, instruction);
+    vendor::ignore(case, instruction, [native, guest], &mut ignored);
+    ignored
+}
+
+fn same_event(native: Event, guest: Event) -> bool {
+    if let (Event::Exception { vector: a, .. }, Event::TripleFault { vector: b }) = (native, guest) {
+        return a == b;
+    }
+    let (
+        Event::Exception { vector: a, code: code_a, address: address_a },
+        Event::Exception { vector: b, code: code_b, address: address_b },
+    ) = (native, guest)
+    else {
+        return native == guest;
+    };
+    // Linux says "present" of every address in its half.
+    let hidden = u64::from(a == PF && address_a >> 63 != 0);
+    a == b && code_a | hidden == code_b | hidden && address_a == address_b
+}
+
+fn line(text: &mut String, name: &str, native: u64, guest: u64) {
+    if native != guest {
+        let _ = writeln!(text, "  {name:7} {guest:#018x}, not {native:#018x}");
+    }
+}
+
+fn general(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignored) {
+    line(text, "rip", native.rip, guest.rip);
+    let mask = COMPARED_FLAGS & !ignored.rflags;
+    line(text, "rflags", native.rflags & mask, guest.rflags & mask);
+    for (index, name) in GPR_NAMES.into_iter().enumerate() {
+        if ignored.gpr >> index & 1 == 0 {
+            line(text, name, native.gpr[index], guest.gpr[index]);
+        }
+    }
+    line(text, "fs_base", native.fs_base, guest.fs_base);
+    line(text, "gs_base", native.gs_base, guest.gs_base);
+}
+
+fn floating_point(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignored) {
+    let (a, b) = (&native.fp, &guest.fp);
+    line(text, "mxcsr", u64::from(a.mxcsr), u64::from(b.mxcsr));
+    line(text, "fcw", u64::from(a.control), u64::from(b.control));
+    let status = |value: u16| u64::from(value & !ignored.status);
+    line(text, "fsw", status(a.status), status(b.status));
+    if !ignored.tags {
+        line(text, "ftw", u64::from(a.tags), u64::from(b.tags));
+    }
+    for index in 0..8 {
+        if a.regs[index] != b.regs[index] && ignored.x87 >> index & 1 == 0 {
+            let show = |(mantissa, exponent): (u64, u16)| format!("{exponent:04x}:{mantissa:016x}");
+            let stack = (index + 8 - a.top()) & 7;
+            let _ = writeln!(
+                text,
+                "  r{index} (st{stack}) {}, not {}",
+                show(b.regs[index]),
+                show(a.regs[index])
+            );
+        }
+    }
+    for index in 0..16 {
+        if a.xmm[index] != b.xmm[index] && ignored.xmm >> index & 1 == 0 {
+            let _ = writeln!(text, "  xmm{index:<4} {:032x}, not\n          {:032x}", b.xmm[index], a.xmm[index]);
+        }
+    }
+}
+
+fn memory(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignored) {
+    if native.data == guest.data {
+        return;
+    }
+    let is_ignored = |offset: usize| {
+        let address = DATA + offset as u64;
+        ignored.memory.iter().any(|&(start, size)| address.wrapping_sub(start) < size as u64)
+    };
+    let different: Vec<usize> =
+        (0..DATA_BYTES).filter(|&at| native.data[at] != guest.data[at] && !is_ignored(at)).collect();
+    let Some(&first) = different.first() else { return };
+    let start = first & !7;
+    let end = (start + 24).min(DATA_BYTES);
+    let address = DATA + start as u64;
+    let _ = writeln!(text, "  {} bytes of memory, first at {address:#x}:", different.len());
+    let _ = writeln!(text, "    {:02x?}, not", &guest.data[start..end]);
+    let _ = writeln!(text, "    {:02x?}", &native.data[start..end]);
+}

@@ -1,0 +1,203 @@
+//! Where AMD's and Intel's processors, or two processors of one vendor, differ. virtft's model is Intel's; results that
+//! a host of the other vendor cannot confirm are not compared. [`TABLE`] is printed with every report.
+
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
+
+use crate::case::{Case, Event, Outcome};
+use crate::undefined::{self, C1, C023, Ignored};
+
+/// Forms, by name, and what of them is not compared, with the reason.
+pub const TABLE: &[(&str, &str)] = &[
+    ("BSF, BSR with source zero", "destination: Intel documents it as undefined, AMD as unchanged"),
+    ("SHLD, SHRD r/m16 with count over 16", "destination: undefined, and the vendors' results differ"),
+    ("CMPXCHG r32, r32 with unequal operands", "upper half of the destination: Intel clears it, AMD does not write"),
+    ("near branches with prefix 66", "not tried: Intel ignores the prefix in 64-bit mode, AMD truncates RIP"),
+    ("LOOPE, LOOPNE with REP or REPNE", "not tried: AMD takes the prefix for the condition"),
+    ("UD0, UD1 at the end of a page", "#UD or a fault in the fetch of ModRM and what follows"),
+    ("CMPS with faults in both operands", "which of them is raised"),
+    ("CALL with a target that is not canonical and a stack that faults", "which exception is raised"),
+    ("BT, BTS, BTR, BTC with the offset register in the address", "which exception an address that wraps raises"),
+    ("#AC for operands of more than 8 bytes", "Intel leaves it to the implementation, and which comes first of it and #GP, #PF"),
+    ("MASKMOVQ, MASKMOVDQU", "whether bytes that are not stored fault: left to the implementation"),
+    ("SHA1*, SHA256* with an operand that is not aligned", "Intel raises #GP, AMD does not"),
+    ("RCPPS, RCPSS, RSQRTPS, RSQRTSS", "destination: an approximation; only its error is bounded"),
+    ("CVTPI2PS xmm, m64", "Intel enters MMX mode (TOP and tags) with a memory operand too"),
+    ("CVT(T)PS2PI, CVT(T)PD2PI that raise #XM", "AMD enters MMX mode before the fault"),
+    ("FSIN, FCOS, FSINCOS, FPTAN, FPATAN, F2XM1, FYL2X, FYL2XP1", "result, condition codes, inexact and underflow; of F2XM1 and FYL2XP1 all flags"),
+    ("FCOM*, FUCOM*, FICOM*, FTST with an unmasked exception", "condition codes: Intel leaves them, AMD sets them"),
+    ("FCMOVcc, FCOMI, FCOMIP, FUCOMI, FUCOMIP, FSCALE", "C1 where no stack fault says what it is"),
+    ("FFREE, FFREEP", "condition codes: undefined"),
+    ("FPREM, FPREM1 of invalid operands", "condition codes: undefined"),
+    ("FLD st(i) with an empty source and a full stack", "C1: which of both stack faults it tells"),
+    ("FSTPNCE", "not documented: whether an empty register is an exception"),
+    ("x87 stores that an unmasked exception suppresses", "whether the address can fault still"),
+    ("FXSAVE", "MXCSR_MASK: AMD has bit 17"),
+    ("x87 instruction, operand and opcode pointers", "AMD stores what Intel leaves out, and the other way round"),
+];
+
+/// x87 status: invalid operation, underflow and inexact, error summary and busy.
+const IE: u16 = 1;
+const UE: u16 = 1 << 4;
+const PE: u16 = 1 << 5;
+const ES: u16 = 0x8080;
+const TOP: u16 = 7 << 11;
+const AC: u8 = 17;
+const XM: u8 = 19;
+
+/// Adds what the vendors do differently in this case, when the instruction retired.
+pub fn ignore(case: &Case, instruction: &Instruction, outcomes: [&Outcome; 2], ignored: &mut Ignored) {
+    let [native, guest] = outcomes;
+    let zero = native.rflags & 0x40 != 0;
+    match instruction.mnemonic() {
+        Mnemonic::Bsf | Mnemonic::Bsr if zero => ignored.gpr |= destination(instruction),
+        Mnemonic::Shld | Mnemonic::Shrd if undefined::is_overlong_double_shift(case, instruction) => {
+            ignored.gpr |= destination(instruction);
+            if instruction.op0_kind() == OpKind::Memory {
+                let address = crate::aim::effective(case, instruction);
+                ignored.memory.push((address, instruction.memory_size().size()));
+            }
+        }
+        Mnemonic::Cmpxchg if instruction.code() == Code::Cmpxchg_rm32_r32 && !zero => {
+            ignored.gpr |= destination(instruction);
+        }
+        Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
+            ignored.xmm |= 1 << (instruction.op0_register().number() & 15);
+        }
+        Mnemonic::Cvtpi2ps if instruction.op1_kind() == OpKind::Memory => {
+            ignored.status |= TOP;
+            ignored.tags = true;
+            ignored.x87 = 0xff;
+        }
+        _ if is_x87(instruction) => x87(case, instruction, native, guest, ignored),
+        _ => images(case, instruction, ignored),
+    }
+}
+
+/// What images in memory hold of pointers and of the vendor.
+fn images(case: &Case, instruction: &Instruction, ignored: &mut Ignored) {
+    let address = crate::aim::effective(case, instruction);
+    match instruction.mnemonic() {
+        Mnemonic::Fxsave | Mnemonic::Fxsave64 => {
+            // Opcode, pointers, MXCSR_MASK, and what is not written.
+            ignored.memory.extend([(address.wrapping_add(6), 18), (address.wrapping_add(28), 4)]);
+            ignored.memory.push((address.wrapping_add(416), 96));
+        }
+        Mnemonic::Fnsave | Mnemonic::Fnstenv => {
+            let short = matches!(instruction.memory_size().size(), 14 | 94);
+            let (offset, size) = if short { (6, 8) } else { (12, 16) };
+            ignored.memory.push((address.wrapping_add(offset), size));
+        }
+        _ => {}
+    }
+}
+
+fn x87(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome, ignored: &mut Ignored) {
+    let raised = native.fp.status | guest.fp.status;
+    let unmasked = raised & !case.fp.control & 0x3f != 0;
+    match instruction.mnemonic() {
+        Mnemonic::Fsin
+        | Mnemonic::Fcos
+        | Mnemonic::Fsincos
+        | Mnemonic::Fptan
+        | Mnemonic::Fpatan
+        | Mnemonic::Fyl2x => {
+            ignored.x87 = 0xff;
+            ignored.status |= C1 | C023 | UE | PE | ES;
+        }
+        Mnemonic::F2xm1 | Mnemonic::Fyl2xp1 => {
+            ignored.x87 = 0xff;
+            ignored.status |= C1 | C023 | 0x3f | ES;
+        }
+        Mnemonic::Fcom
+        | Mnemonic::Fcomp
+        | Mnemonic::Fcompp
+        | Mnemonic::Fucom
+        | Mnemonic::Fucomp
+        | Mnemonic::Fucompp
+        | Mnemonic::Ficom
+        | Mnemonic::Ficomp
+        | Mnemonic::Ftst
+            if unmasked =>
+        {
+            ignored.status |= C023 | C1;
+        }
+        Mnemonic::Fcmovb
+        | Mnemonic::Fcmove
+        | Mnemonic::Fcmovbe
+        | Mnemonic::Fcmovu
+        | Mnemonic::Fcmovnb
+        | Mnemonic::Fcmovne
+        | Mnemonic::Fcmovnbe
+        | Mnemonic::Fcmovnu
+        | Mnemonic::Fcomi
+        | Mnemonic::Fcomip
+        | Mnemonic::Fucomi
+        | Mnemonic::Fucomip
+        | Mnemonic::Fscale => ignored.status |= C1,
+        Mnemonic::Ffree | Mnemonic::Ffreep => ignored.status |= C1 | C023,
+        Mnemonic::Fprem | Mnemonic::Fprem1 if raised & IE != 0 => ignored.status |= C1 | C023,
+        Mnemonic::Fld if raised & IE != 0 && instruction.op0_kind() == OpKind::Register => ignored.status |= C1,
+        _ => images(case, instruction, ignored),
+    }
+}
+
+/// True when the outcomes of a case cannot be compared at all.
+#[must_use]
+pub fn differ_freely(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> bool {
+    let exception = |event| match event {
+        Event::Exception { vector, .. } | Event::TripleFault { vector } => Some(vector),
+        _ => None,
+    };
+    let (expected, got) = (exception(native.event), exception(guest.event));
+    let both = expected.is_some() && got.is_some();
+    let size = instruction.memory_size().size();
+    let mnemonic = instruction.mnemonic();
+    let unaligned = size == 16 && crate::aim::effective(case, instruction) & 15 != 0;
+    match mnemonic {
+        _ if expected == Some(AC) && (size > 8 || size == 0 || is_mask_move(mnemonic)) => true,
+        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Call => both,
+        Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq => both,
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => both,
+        Mnemonic::Fstpnce => true,
+        _ if is_mask_move(mnemonic) => both || expected.is_some() || got.is_some(),
+        _ if is_sha(instruction) => unaligned,
+        _ => is_x87(instruction) && expected.is_some() && got.is_none() && guest.fp.status & 0x80 != 0,
+    }
+}
+
+fn is_mask_move(mnemonic: Mnemonic) -> bool {
+    matches!(mnemonic, Mnemonic::Maskmovq | Mnemonic::Maskmovdqu)
+}
+
+fn is_sha(instruction: &Instruction) -> bool {
+    instruction.cpuid_features().contains(&CpuidFeature::SHA)
+}
+
+/// What is not compared after a fault: the conversions into MMX registers may have entered MMX mode.
+pub fn ignore_after_fault(instruction: &Instruction, native: &Outcome, ignored: &mut Ignored) {
+    let conversion = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cvtps2pi | Mnemonic::Cvttps2pi | Mnemonic::Cvtpd2pi | Mnemonic::Cvttpd2pi
+    );
+    if conversion && matches!(native.event, Event::Exception { vector: XM, .. }) {
+        ignored.status |= TOP;
+        ignored.tags = true;
+    }
+}
+
+/// The bit of the destination register.
+fn destination(instruction: &Instruction) -> u16 {
+    match instruction.op0_kind() {
+        OpKind::Register => 1 << (instruction.op0_register().full_register().number() & 15),
+        _ => 0,
+    }
+}
+
+/// True for x87 instructions.
+#[must_use]
+pub fn is_x87(instruction: &Instruction) -> bool {
+    instruction
+        .cpuid_features()
+        .iter()
+        .any(|feature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387))
+}
