@@ -80,7 +80,10 @@ fn decode_run(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
         }
         let start = used;
         used = decoder.position();
-        let op = ops::translate(&instruction, &bytes[start..used], start, mode);
+        let mut op = ops::translate(&instruction, &bytes[start..used], start, mode);
+        if too_long(&instruction) {
+            op.run = ops::too_long;
+        }
         ops.push(op);
         if ends_block(&instruction) {
             break;
@@ -94,8 +97,18 @@ fn decode_one(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
     let mut decoder = decoder(bytes, mode);
     let instruction = decoder.decode();
     let used = decoder.position();
-    ops.push(ops::translate(&instruction, &bytes[..used], 0, mode));
+    let mut op = ops::translate(&instruction, &bytes[..used], 0, mode);
+    if too_long(&instruction) {
+        op.run = ops::too_long;
+    }
+    ops.push(op);
     used
+}
+
+/// True when the decoder gave up at the greatest length. (So does an undefined opcode behind 14 prefixes, for which
+/// #UD would be right.)
+fn too_long(instruction: &Instruction) -> bool {
+    instruction.code() == Code::INVALID && instruction.len() == LONGEST
 }
 
 /// True for instructions after which RIP is not simply the next one, or which may take many steps.
