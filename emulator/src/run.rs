@@ -234,3 +234,6 @@ fn unix_ns() -> u64 {
         .and_then(|duration| u64::try_from(duration.as_nanos()).ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,7 @@ fn decode_run(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
         }
         let start = used;
         used = decoder.position();
+        exchange_not_pause(&mut instruction, &bytes[start..used], start, mode);
         let op = ops::translate(&instruction, &bytes[start..used], start, mode);
         ops.push(op);
         if ends_block(&instruction) {
@@ -92,10 +93,19 @@ fn decode_run(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
 /// Decodes exactly one instruction. Returns its length.
 fn decode_one(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
     let mut decoder = decoder(bytes, mode);
-    let instruction = decoder.decode();
+    let mut instruction = decoder.decode();
     let used = decoder.position();
+    exchange_not_pause(&mut instruction, &bytes[..used], 0, mode);
     ops.push(ops::translate(&instruction, &bytes[..used], 0, mode));
     used
+}
+
+/// F3 90 with REX.B is XCHG R8, RAX on processors, and PAUSE to the decoder.
+fn exchange_not_pause(instruction: &mut Instruction, bytes: &[u8], offset: usize, mode: CodeMode) {
+    let [.., 0x41 | 0x43 | 0x45 | 0x47 | 0x49 | 0x4b | 0x4d | 0x4f, 0x90] = bytes else { return };
+    if instruction.code() == Code::Pause && mode == CodeMode::Bits64 {
+        *instruction = Decoder::with_ip(64, bytes, offset as u64, DecoderOptions::NO_PAUSE).decode();
+    }
 }
 
 /// True for instructions after which RIP is not simply the next one, or which may take many steps.
