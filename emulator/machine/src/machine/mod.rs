@@ -21,6 +21,8 @@ mod config;
 mod digest;
 mod report;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 
