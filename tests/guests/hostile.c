@@ -137,10 +137,16 @@ static void attack_memory(const char *device, int rounds) {
     }
 }
 
-/* Ports at which a store ends or resets the machine: left for last. */
+/* Ports at which a store ends or resets the machine, left for last: i8042, system control, debug exit, reset
+ * control, power management. A wide store reaches them from up to three ports below. */
 static int is_ending(unsigned port) {
-    return port == 0x64 || port == 0x92 || port == 0xcf9 || (port >= 0xf4 && port < 0xf8) ||
-           (port >= 0x500 && port < 0x700) || (port >= 0xb000 && port < 0xb080);
+    static const struct {
+        unsigned first, last;
+    } ending[] = {{0x64, 0x64}, {0x92, 0x92}, {0xf4, 0xf7}, {0xcf9, 0xcf9}, {0x500, 0x6ff}, {0xb000, 0xb07f}};
+    for (unsigned i = 0; i < sizeof ending / sizeof *ending; i++)
+        if (port + 3 >= ending[i].first && port <= ending[i].last)
+            return 1;
+    return 0;
 }
 
 static void attack_port(unsigned port) {
