@@ -66,9 +66,8 @@ struct Targets<'a> {
 impl Targets<'_> {
     /// Delivers to every vCPU that the message names except `without`; false when none took it.
     fn deliver(&mut self, message: InterruptMessage, without: Option<usize>) -> bool {
-        let named: Vec<usize> = (0..self.apics.len())
-            .filter(|&cpu| Some(cpu) != without && self.apics[cpu].is_target(&message))
-            .collect();
+        let named: Vec<usize> =
+            (0..self.apics.len()).filter(|&cpu| Some(cpu) != without && self.apics[cpu].is_target(&message)).collect();
         let taken = self.deliver_to(&named, message);
         if !taken {
             *self.undelivered += 1;
@@ -381,8 +380,7 @@ impl Snapshot for InterruptControllers {
             SavedSignal::Startup(vector) => CpuSignal::Startup(vector),
             SavedSignal::Nmi => CpuSignal::Nmi,
         };
-        fresh.signals =
-            state.signals.into_iter().map(|queue| queue.into_iter().map(load_signal).collect()).collect();
+        fresh.signals = state.signals.into_iter().map(|queue| queue.into_iter().map(load_signal).collect()).collect();
         fresh.undelivered = state.undelivered;
         fresh.lint0 = fresh.pic.output();
         *self = fresh;
