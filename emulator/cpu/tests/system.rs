@@ -3,5 +3,17 @@
 #[path = "kit/mod.rs"]
 mod kit;
 
+#[path = "system/code.rs"]
+mod code;
+#[path = "system/debug.rs"]
+mod debug;
 #[path = "system/events.rs"]
 mod events;
+#[path = "system/paging.rs"]
+mod paging;
+#[path = "system/registers.rs"]
+mod registers;
+#[path = "system/segments.rs"]
+mod segments;
+#[path = "system/transfers.rs"]
+mod transfers;

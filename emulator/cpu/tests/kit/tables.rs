@@ -73,7 +73,12 @@ pub const fn gate(target: u64, selector: u16, kind: u64, dpl: u64, ist: u64) -> 
 
 /// A code or data descriptor with base and limit; `access` is bits 40 to 47, `size` bits 52 to 55.
 pub const fn descriptor(base: u64, limit: u64, access: u64, size: u64) -> u64 {
-    limit & 0xffff | (base & 0xff_ffff) << 16 | access << 40 | (limit >> 16 & 0xf) << 48 | size << 52 | (base >> 24) << 56
+    limit & 0xffff
+        | (base & 0xff_ffff) << 16
+        | access << 40
+        | (limit >> 16 & 0xf) << 48
+        | size << 52
+        | (base >> 24) << 56
 }
 
 /// The GDT that every mode starts with; the TSS takes two entries.

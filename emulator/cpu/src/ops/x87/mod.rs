@@ -37,8 +37,8 @@ use crate::op::{Handler, OP_MEMORY, OP_O16, Op};
 use exponential::constant;
 use functions::{F2xm1, Fpatan, Frndint, Fscale, Fsqrt, Fyl2x, Fyl2xp1};
 use operate::{Add, Binary, Div, Divr, Integer, Mul, Sub, Subr, UNORDERED};
-pub(crate) use transfer::{pack, unpack};
 use transfer::{Constant, Double, Single};
+pub(crate) use transfer::{pack, unpack};
 
 /// Opcodes of x87 instructions: 0xd8 to 0xdf.
 const ESCAPE: u8 = 0xd8;

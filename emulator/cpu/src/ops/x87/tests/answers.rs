@@ -2,9 +2,7 @@
 
 use super::super::compare::C2;
 use super::super::float::{C1, DE, IE, INDEFINITE, INTEGER, ONE, PE, UE, ZE, float, infinity, zero};
-use super::answers_table::{
-    ARC_TANGENT, COSINE, EXPONENTIAL, LOGARITHM, LOGARITHM_PLUS_ONE, One, SINE, TANGENT, Two,
-};
+use super::answers_table::{ARC_TANGENT, COSINE, EXPONENTIAL, LOGARITHM, LOGARITHM_PLUS_ONE, One, SINE, TANGENT, Two};
 use super::{execute, guest};
 use crate::state::Float80;
 

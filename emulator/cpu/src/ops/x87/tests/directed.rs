@@ -3,12 +3,11 @@
 
 use super::super::float::{C1, DE, IE, INDEFINITE, ONE, SF, ZE};
 use super::super::unit::{BUSY, ES};
-use super::{OPERAND, execute, guest, read_memory, write_memory};
+use super::{OPERAND, expect_fault, guest, legacy, run, word, write_memory};
 use crate::core::Core;
 use crate::fault::vector;
-use crate::mmu::{cr0, cr4};
-use crate::op::{Done, Stop};
-use crate::state::{CS, FpuState, SEG_DB, SEG_L, VectorState};
+use crate::mmu::cr0;
+use crate::state::FpuState;
 
 const FLD1: [u8; 2] = [0xd9, 0xe8];
 const FLDZ: [u8; 2] = [0xd9, 0xee];
@@ -19,7 +18,6 @@ const FNINIT: [u8; 2] = [0xdb, 0xe3];
 const FNSTENV: [u8; 2] = [0xd9, 0x36];
 const FLDENV: [u8; 2] = [0xd9, 0x26];
 const FSTP_M64: [u8; 2] = [0xdd, 0x1e];
-
 
 const FXSAVE: &[u8] = &[0x0f, 0xae, 0x06];
 const FXRSTOR: &[u8] = &[0x0f, 0xae, 0x0e];
@@ -161,7 +159,11 @@ fn environment_formats() {
         (false, false, &[0x37f, 0, 0xffff, 0xbcde, 0xa5a5, 0x1234, 0xf000]),
         (false, true, &[0x37f, 0, 0xffff, 0xbcde, 0, 0x1234, 0]),
         (true, true, &[0x37f, 0xffff, 0, 0xffff, 0xffff, 0xffff, 0xbcde, 0xa, 0, 0x5a5, 0x1234, 0xf, 0, 0xffff]),
-        (true, false, &[0x37f, 0xffff, 0, 0xffff, 0xffff, 0xffff, 0xbcde, 0xffff, 0xa5a5, 0, 0x1234, 0xffff, 0xf000, 0]),
+        (
+            true,
+            false,
+            &[0x37f, 0xffff, 0, 0xffff, 0xffff, 0xffff, 0xbcde, 0xffff, 0xa5a5, 0, 0x1234, 0xffff, 0xf000, 0],
+        ),
     ];
     for (bits32, protected, words) in expected {
         let mut core = legacy(bits32, protected);

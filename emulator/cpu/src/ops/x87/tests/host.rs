@@ -31,7 +31,9 @@ fn cases() -> Vec<(Vec<u8>, u16)> {
                 cases.push((vec![0xde, 0xc0 | group << 3 | i], ALWAYS));
             }
         }
-        for (escape, base) in [(0xd9, 0xc0), (0xd9, 0xc8), (0xd9, 0xd8), (0xdd, 0xd0), (0xdd, 0xd8), (0xdd, 0xc0), (0xdf, 0xc0)] {
+        for (escape, base) in
+            [(0xd9, 0xc0), (0xd9, 0xc8), (0xd9, 0xd8), (0xdd, 0xd0), (0xdd, 0xd8), (0xdd, 0xc0), (0xdf, 0xc0)]
+        {
             cases.push((vec![escape, base | i], ALWAYS));
         }
         for (escape, base) in [(0xdd, 0xe0), (0xdd, 0xe8)] {
@@ -47,7 +49,12 @@ fn cases() -> Vec<(Vec<u8>, u16)> {
         }
     }
     // Loads and stores: FLD, FST, FSTP, FILD, FISTTP, FIST, FISTP, FBLD, FBSTP.
-    for (escape, groups) in [(0xd9u8, &[0u8, 2, 3][..]), (0xdd, &[0, 1, 2, 3]), (0xdb, &[0, 1, 2, 3, 5, 7]), (0xdf, &[0, 1, 2, 3, 4, 5, 6, 7])] {
+    for (escape, groups) in [
+        (0xd9u8, &[0u8, 2, 3][..]),
+        (0xdd, &[0, 1, 2, 3]),
+        (0xdb, &[0, 1, 2, 3, 5, 7]),
+        (0xdf, &[0, 1, 2, 3, 4, 5, 6, 7]),
+    ] {
         for &group in groups {
             cases.push((vec![escape, group << 3 | 6], ALWAYS));
         }

@@ -12,9 +12,9 @@ use crate::bus::{Bus, BusContext, CpuSignal, Refused};
 use crate::core::Core;
 use crate::memory::GuestRam;
 use crate::mmu::{CodeMode, cr0, cr4, efer};
-use crate::op::Done;
+use crate::op::{Done, Stop};
 use crate::ops;
-use crate::state::{CS, Float80, SEG_CODE, SEG_L, SEG_P, SEG_RW, SEG_S};
+use crate::state::{CS, Float80, SEG_CODE, SEG_DB, SEG_L, SEG_P, SEG_RW, SEG_S};
 
 /// A computer without devices.
 struct NoBus;

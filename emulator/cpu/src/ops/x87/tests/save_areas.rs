@@ -40,11 +40,7 @@ fn fxsave_layout() {
         run(&mut core, &[prefix, FXSAVE].concat());
         assert_eq!(quad(&mut core, 0), 0x0123_005a_3100_027f);
         let pointers = (quad(&mut core, 8), quad(&mut core, 16));
-        let expected = if wide {
-            (0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00)
-        } else {
-            (0x5566_7788, 0xddee_ff00)
-        };
+        let expected = if wide { (0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00) } else { (0x5566_7788, 0xddee_ff00) };
         assert_eq!(pointers, expected);
         assert_eq!(quad(&mut core, 24), 0xffff_0000_1fa0);
         // TOP is 6: ST(0) is R6.
