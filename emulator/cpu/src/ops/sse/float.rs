@@ -14,6 +14,7 @@ use iced_x86::{Instruction, Mnemonic};
 
 use super::super::in_memory;
 use super::moves::{is_xmm, registers};
+use super::scalar::{Addsd, Addss, Divsd, Divss, Mulsd, Mulss, Subsd, Subss, execute_masked};
 use super::unmasked::execute_unmasked;
 use super::vector::{Vector, from_low, host};
 use crate::core::Core;
@@ -58,6 +59,12 @@ pub(super) trait Float {
     const LANES: usize;
     /// Executes under `mxcsr`, whose exceptions must be masked, and adds the flags to it.
     fn run(a: Vector, b: Vector, mxcsr: &mut u32) -> Vector;
+    /// Executes under the host's MXCSR, if it is certain from operands and result that no flag but inexact rises
+    /// (`scalar`).
+    #[inline(always)]
+    fn run_quiet(_a: Vector, _b: Vector) -> Option<Vector> {
+        None
+    }
     /// What is done to the operands before; for the horizontal operations.
     #[inline(always)]
     fn prepare(a: Vector, b: Vector) -> (Vector, Vector) {
@@ -111,10 +118,10 @@ pub(super) use float;
 /// Computes, and raises #XM (#UD without CR4.OSXMMEXCPT) for unmasked exceptions. Flags are kept in both cases.
 #[inline(always)]
 pub(super) fn execute<F: Float>(core: &mut Core, a: Vector, b: Vector) -> Result<Vector, Stop> {
-    let (a, b) = F::prepare(a, b);
     if core.vector.mxcsr & MASKS == MASKS {
-        return Ok(F::run(a, b, &mut core.vector.mxcsr));
+        return Ok(execute_masked::<F>(core, a, b));
     }
+    let (a, b) = F::prepare(a, b);
     execute_unmasked::<F>(core, a, b)
 }
 
@@ -143,8 +150,7 @@ fn reg<F: Float>(core: &mut Core, op: &Op) -> Done {
     if core.vector.mxcsr & MASKS != MASKS {
         return slow::<F>(core, op);
     }
-    let (a, b) = F::prepare(core.xmm(op.dst), core.xmm(op.src));
-    let result = F::run(a, b, &mut core.vector.mxcsr);
+    let result = execute_masked::<F>(core, core.xmm(op.dst), core.xmm(op.src));
     core.set_xmm(op.dst, result);
     Ok(())
 }
@@ -155,8 +161,7 @@ fn mem<F: Float>(core: &mut Core, op: &Op) -> Done {
         return slow::<F>(core, op);
     }
     let Some(b) = quick_operand::<F>(core, op) else { return slow::<F>(core, op) };
-    let (a, b) = F::prepare(core.xmm(op.dst), b);
-    let result = F::run(a, b, &mut core.vector.mxcsr);
+    let result = execute_masked::<F>(core, core.xmm(op.dst), b);
     core.set_xmm(op.dst, result);
     Ok(())
 }
@@ -178,21 +183,13 @@ pub(super) fn form<F: Float>(ins: &Instruction, op: &mut Op) -> Handler {
 }
 
 float!(Addps, "addps {a}, {b}", Add, false, 16, 4);
-float!(Addss, "addss {a}, {b}", Add, false, 4, 1);
 float!(Addpd, "addpd {a}, {b}", Add, true, 16, 2);
-float!(Addsd, "addsd {a}, {b}", Add, true, 8, 1);
 float!(Subps, "subps {a}, {b}", Sub, false, 16, 4);
-float!(Subss, "subss {a}, {b}", Sub, false, 4, 1);
 float!(Subpd, "subpd {a}, {b}", Sub, true, 16, 2);
-float!(Subsd, "subsd {a}, {b}", Sub, true, 8, 1);
 float!(Mulps, "mulps {a}, {b}", Mul, false, 16, 4);
-float!(Mulss, "mulss {a}, {b}", Mul, false, 4, 1);
 float!(Mulpd, "mulpd {a}, {b}", Mul, true, 16, 2);
-float!(Mulsd, "mulsd {a}, {b}", Mul, true, 8, 1);
 float!(Divps, "divps {a}, {b}", Div, false, 16, 4);
-float!(Divss, "divss {a}, {b}", Div, false, 4, 1);
 float!(Divpd, "divpd {a}, {b}", Div, true, 16, 2);
-float!(Divsd, "divsd {a}, {b}", Div, true, 8, 1);
 float!(Minps, "minps {a}, {b}", Safe, false, 16, 4);
 float!(Minss, "minss {a}, {b}", Safe, false, 4, 1);
 float!(Minpd, "minpd {a}, {b}", Safe, true, 16, 2);

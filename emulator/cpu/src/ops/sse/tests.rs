@@ -330,7 +330,12 @@ fn random_state(random: &mut Random) -> Native {
     state.set(0, &0x37f_u16.to_le_bytes());
     state.set(2, &((random.below(8) << 11) as u16).to_le_bytes());
     state.set(4, &[random.next() as u8]);
-    let control = if random.below(2) == 0 { 0 } else { random.next() as u32 & 0xe07f };
+    // Often as programs have it: nothing changed, inexact set.
+    let control = match random.below(4) {
+        0 => 0,
+        1 | 2 => 0x20,
+        _ => random.next() as u32 & 0xe07f,
+    };
     state.set(24, &(0x1f80 | control).to_le_bytes());
     for register in 0..8 {
         state.set(32 + 16 * register, &random.word().to_le_bytes());
