@@ -1,6 +1,6 @@
 //! `virtft-emulator`: runs one virtual machine.
 
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,7 +36,8 @@ fn fail(message: &str) -> ExitCode {
 fn start_log(filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| format!("--log '{filter}': {error}; write error, warn, info, debug or trace"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false).init();
+    let colour = stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colour).with_target(false).init();
     Ok(())
 }
 

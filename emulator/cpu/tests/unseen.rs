@@ -95,6 +95,12 @@ impl Bus for Board {
     }
 }
 
+/// The low four bytes of an immediate.
+fn low32(value: u64) -> [u8; 4] {
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    [a, b, c, d]
+}
+
 fn machine(seed: u64) -> Core {
     let mut random = Random(seed);
     let ram = GuestRam::new(RAM).expect("2 MiB of RAM");
@@ -116,12 +122,12 @@ fn machine(seed: u64) -> Core {
     for entry in 0..8u64 {
         // mov rsp, STACK; inc qword [0x8000]; imul rax, [0x8000], K; and eax, 0x2fff; add rax, CODE; sti; jmp rax
         let mut code = vec![0x48, 0xc7, 0xc4];
-        code.extend((STACK as u32).to_le_bytes());
+        code.extend(low32(STACK));
         code.extend([0x48, 0xff, 0x04, 0x25, 0x00, 0x80, 0x00, 0x00]);
         code.extend([0x48, 0x69, 0x04, 0x25, 0x00, 0x80, 0x00, 0x00]);
-        code.extend((0x0001_2345_u32 + entry as u32 * 0x777).to_le_bytes());
+        code.extend(low32(0x0001_2345 + entry * 0x777));
         code.extend([0x25, 0xff, 0x2f, 0, 0, 0x48, 0x05]);
-        code.extend((CODE as u32).to_le_bytes());
+        code.extend(low32(CODE));
         code.extend([0xfb, 0xff, 0xe0]);
         memory.write_slice(&code, GuestAddress(HANDLER + entry * 64)).expect("inside RAM");
     }

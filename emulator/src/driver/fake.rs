@@ -33,6 +33,10 @@ pub enum Op {
     Repeat,
     /// Switches the machine off.
     Shutdown,
+    /// Ends in a triple fault.
+    TripleFault,
+    /// Writes to the debug exit port.
+    DebugExit(u8),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -174,6 +178,8 @@ impl FakeGuest {
                 None
             }
             Op::Shutdown => Some(Stop::Shutdown),
+            Op::TripleFault => Some(Stop::TripleFault("RIP=0".to_owned())),
+            Op::DebugExit(value) => Some(Stop::DebugExit(value)),
         }
     }
 }

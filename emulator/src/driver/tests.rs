@@ -78,7 +78,7 @@ fn thread_cpu_ns() -> u64 {
 fn guest_time_follows_the_host() {
     let queue = Arc::new(InputQueue::default());
     let work = [Op::Work(50_000), Op::Sleep(3 * MS), Op::Work(400_000), Op::Read];
-    let mut guest = FakeGuest::new(&[work.repeat(30), vec![Op::Shutdown]].concat());
+    let mut guest = FakeGuest::new(&[work.repeat(30), vec![Op::Sleep(60 * MS), Op::Shutdown]].concat());
     guest.step_cost = Duration::from_nanos(20);
     let started = Instant::now();
     let (end, _) = run_real(&mut guest, &queue, &mut Milestones::default());

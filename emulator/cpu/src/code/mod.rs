@@ -68,6 +68,7 @@ pub(crate) struct CodeCache {
     generation: u64,
     ops: usize,
     /// Blocks dropped while one of them may be running; freed before the next block is entered.
+    #[allow(clippy::vec_box, reason = "a block must not move while the run loop points at it")]
     graveyard: Vec<Box<Block>>,
 }
 
@@ -113,15 +114,16 @@ impl CodeCache {
         });
         self.ops += block.ops.len();
         let in_first = usize::from(block.bytes).min(0x1000 - usize::from(block.offset));
-        self.cover(block.page, block.offset, in_first, block.mode, id, ram);
+        self.cover(block.page, (block.offset, in_first), block.mode, id, ram);
         if let Some(second) = block.second_page {
-            self.cover(second, 0, usize::from(block.bytes) - in_first, block.mode, id, ram);
+            self.cover(second, (0, usize::from(block.bytes) - in_first), block.mode, id, ram);
         }
         block.id = id;
         &raw mut **self.blocks[id as usize].insert(Box::new(block))
     }
 
-    fn cover(&mut self, page: usize, offset: u16, size: usize, mode: CodeMode, id: BlockId, ram: &GuestRam) {
+    /// Lists a block in a page that holds bytes of it: `offset` and `size` of those.
+    fn cover(&mut self, page: usize, (offset, size): (u16, usize), mode: CodeMode, id: BlockId, ram: &GuestRam) {
         let blocks =
             self.pages[page].get_or_insert_with(|| Box::new(PageBlocks { blocks: Vec::new(), covered: [0; 64] }));
         let at = blocks.blocks.partition_point(|&(other, other_mode, _)| (other, other_mode) < (offset, mode));

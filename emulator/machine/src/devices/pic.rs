@@ -50,9 +50,7 @@ pub struct PicRegisters {
 impl PicRegisters {
     /// Place of the highest-priority line in `mask`, counted from the first in priority; 8 for none.
     fn priority(&self, mask: u8) -> u8 {
-        low8(u64::from(
-            mask.rotate_right(u32::from(self.first)).trailing_zeros(),
-        ))
+        low8(u64::from(mask.rotate_right(u32::from(self.first)).trailing_zeros()))
     }
 
     fn line_at(&self, priority: u8) -> u8 {
@@ -80,17 +78,9 @@ impl PicRegisters {
     fn set_line(&mut self, line: u8, level: bool) {
         let bit = 1 << line;
         let rising = level && self.lines & bit == 0;
-        self.lines = if level {
-            self.lines | bit
-        } else {
-            self.lines & !bit
-        };
+        self.lines = if level { self.lines | bit } else { self.lines & !bit };
         if self.elcr & bit != 0 {
-            self.irr = if level {
-                self.irr | bit
-            } else {
-                self.irr & !bit
-            };
+            self.irr = if level { self.irr | bit } else { self.irr & !bit };
         } else if rising {
             self.irr |= bit;
         }
@@ -145,11 +135,7 @@ impl PicRegisters {
             4 => self.rotate_on_auto_eoi = true,
             command @ (1 | 5) => {
                 // In special mask mode a masked line in service is not ended by a non-specific EOI.
-                let mask = if self.special_mask {
-                    self.isr & !self.imr
-                } else {
-                    self.isr
-                };
+                let mask = if self.special_mask { self.isr & !self.imr } else { self.isr };
                 let priority = self.priority(mask);
                 if priority < 8 {
                     let line = self.line_at(priority);
@@ -219,10 +205,7 @@ impl PicPair {
     /// The reset line: registers return to power-on, the lines keep their levels.
     pub fn reset(&mut self) {
         for chip in [&mut self.state.master, &mut self.state.slave] {
-            *chip = PicRegisters {
-                lines: chip.lines,
-                ..PicRegisters::default()
-            };
+            *chip = PicRegisters { lines: chip.lines, ..PicRegisters::default() };
         }
     }
 
@@ -338,14 +321,8 @@ impl Snapshot for PicPair {
     fn restore(&mut self, state: PicState) -> Result<(), RestoreError> {
         for chip in [&state.master, &state.slave] {
             if chip.first > 7 || chip.base & 7 != 0 || !matches!(chip.expect, 0 | 2..=4) {
-                let reason = format!(
-                    "first {}, base {:#x}, expect {}",
-                    chip.first, chip.base, chip.expect
-                );
-                return Err(RestoreError::Invalid {
-                    kind: Self::KIND,
-                    reason,
-                });
+                let reason = format!("first {}, base {:#x}, expect {}", chip.first, chip.base, chip.expect);
+                return Err(RestoreError::Invalid { kind: Self::KIND, reason });
             }
         }
         self.state = state;
@@ -418,11 +395,7 @@ mod tests {
         pic.set_line(3, false);
         pic.set_line(3, true);
         pic.set_line(4, true);
-        assert_eq!(
-            pic.acknowledge(),
-            0x34,
-            "line 3 went to the lowest priority"
-        );
+        assert_eq!(pic.acknowledge(), 0x34, "line 3 went to the lowest priority");
         assert_eq!(pic.acknowledge(), 0x33);
     }
 

@@ -103,9 +103,7 @@ impl PitChannel {
         };
         if at != u64::MAX && ns_to_ticks(now_ns.saturating_sub(start_ns)) >= at {
             self.edge_owed |= at / u64::from(self.count) > self.edges_seen;
-            self.run = PitRun::Since {
-                start_ns: start_ns.saturating_add(ticks_to_ns(at)),
-            };
+            self.run = PitRun::Since { start_ns: start_ns.saturating_add(ticks_to_ns(at)) };
             self.count = count;
             self.edges_seen = 0;
             self.next = None;
@@ -168,10 +166,7 @@ impl PitChannel {
         };
         let count = u64::from(self.count);
         let tick = match self.mode {
-            2 | 3 => self
-                .next
-                .map_or(u64::MAX, |(at, _)| at)
-                .min((self.edges_seen + 1) * count),
+            2 | 3 => self.next.map_or(u64::MAX, |(at, _)| at).min((self.edges_seen + 1) * count),
             _ if self.edges_seen > 0 => return u64::MAX,
             0 | 1 => count,
             _ => count + 1,
@@ -201,11 +196,7 @@ impl PitChannel {
     }
 
     fn load(&mut self, raw: u16, now_ns: u64) {
-        let value = if self.bcd {
-            from_bcd(raw)
-        } else {
-            u32::from(raw)
-        };
+        let value = if self.bcd { from_bcd(raw) } else { u32::from(raw) };
         let whole = if self.bcd { 10_000 } else { 0x1_0000 };
         let value = if value == 0 { whole } else { value };
         self.settle(now_ns);
@@ -240,14 +231,10 @@ impl PitChannel {
             (1 | 5, true, _) => self.start(now_ns),
             (2 | 3, true, PitRun::Held { .. }) => self.start(now_ns),
             (0 | 4, true, PitRun::Held { ticks }) => {
-                self.run = PitRun::Since {
-                    start_ns: now_ns.saturating_sub(ticks_to_ns(ticks)),
-                };
+                self.run = PitRun::Since { start_ns: now_ns.saturating_sub(ticks_to_ns(ticks)) };
             }
             (0 | 2 | 3 | 4, false, PitRun::Since { start_ns }) => {
-                self.run = PitRun::Held {
-                    ticks: ns_to_ticks(now_ns.saturating_sub(start_ns)),
-                };
+                self.run = PitRun::Held { ticks: ns_to_ticks(now_ns.saturating_sub(start_ns)) };
             }
             _ => {}
         }
@@ -341,17 +328,8 @@ impl Pit {
     /// Power-on state: no channel counts, the gate of channel 2 is low.
     #[must_use]
     pub fn new() -> Self {
-        let channels = [
-            PitChannel::new(true),
-            PitChannel::new(true),
-            PitChannel::new(false),
-        ];
-        Self {
-            state: PitState {
-                channels,
-                control: 0,
-            },
-        }
+        let channels = [PitChannel::new(true), PitChannel::new(true), PitChannel::new(false)];
+        Self { state: PitState { channels, control: 0 } }
     }
 
     fn write_control(&mut self, value: u8, cx: &mut DeviceContext<'_>) {
@@ -394,9 +372,7 @@ impl Device for Pit {
                 let channel = &mut self.state.channels[2];
                 channel.settle(cx.now_ns);
                 let refresh = (cx.now_ns / REFRESH_NS) & 1;
-                self.state.control
-                    | (low8(refresh) << 4)
-                    | (u8::from(channel.output(cx.now_ns)) << 5)
+                self.state.control | (low8(refresh) << 4) | (u8::from(channel.output(cx.now_ns)) << 5)
             }
             _ => 0xff,
         }
@@ -452,17 +428,12 @@ impl Snapshot for Pit {
             let counts = [Some(channel.count), channel.next.map(|(_, count)| count)];
             let bad_count = counts.into_iter().flatten().any(|count| count > 0x1_0000);
             let runs_on_nothing = channel.run != PitRun::Stopped && channel.count == 0;
-            let bad_next = channel
-                .next
-                .is_some_and(|(at, count)| count == 0 || (at != u64::MAX && at > 1 << 60));
+            let bad_next = channel.next.is_some_and(|(at, count)| count == 0 || (at != u64::MAX && at > 1 << 60));
             let bad_edges = channel.edges_seen > 1 << 44;
             let bad_mode = channel.mode > 5 || !(1..=3).contains(&channel.access);
             if bad_count || runs_on_nothing || bad_next || bad_mode || bad_edges {
                 let reason = format!("impossible channel {channel:?}");
-                return Err(RestoreError::Invalid {
-                    kind: Self::KIND,
-                    reason,
-                });
+                return Err(RestoreError::Invalid { kind: Self::KIND, reason });
             }
         }
         self.state = state;
@@ -477,20 +448,15 @@ fn ns_to_ticks(ns: u64) -> u64 {
 
 /// The first nanosecond at which that many ticks have passed.
 fn ticks_to_ns(ticks: u64) -> u64 {
-    u64::try_from((u128::from(ticks) * 1_000_000_000).div_ceil(u128::from(PIT_HZ)))
-        .unwrap_or(u64::MAX)
+    u64::try_from((u128::from(ticks) * 1_000_000_000).div_ceil(u128::from(PIT_HZ))).unwrap_or(u64::MAX)
 }
 
 fn to_bcd(value: u64) -> u64 {
-    (0..4).fold(0, |bcd, digit| {
-        bcd | ((value / 10u64.pow(digit) % 10) << (4 * digit))
-    })
+    (0..4).fold(0, |bcd, digit| bcd | ((value / 10u64.pow(digit) % 10) << (4 * digit)))
 }
 
 fn from_bcd(value: u16) -> u32 {
-    (0..4u32).fold(0, |sum, digit| {
-        sum + low32(u64::from((value >> (4 * digit)) & 0xf)) * 10u32.pow(digit)
-    }) % 10_000
+    (0..4u32).fold(0, |sum, digit| sum + low32(u64::from((value >> (4 * digit)) & 0xf)) * 10u32.pow(digit)) % 10_000
 }
 
 #[cfg(test)]
@@ -515,16 +481,8 @@ mod tests {
         bench.run_to(tick(1193));
         assert_eq!(bench.take_line(0), [false, true]);
         bench.run_to(tick(1193 * 7));
-        assert_eq!(
-            bench.take_line(0),
-            [false, true],
-            "six periods make one edge"
-        );
-        assert_eq!(
-            bench.device.deadline_ns(),
-            tick(1193 * 8),
-            "the phase is kept"
-        );
+        assert_eq!(bench.take_line(0), [false, true], "six periods make one edge");
+        assert_eq!(bench.device.deadline_ns(), tick(1193 * 8), "the phase is kept");
     }
 
     #[test]
@@ -538,11 +496,7 @@ mod tests {
         bench.write(0x40, 50);
         bench.write(0x40, 0);
         bench.write(0x43, 0xe2);
-        assert_eq!(
-            bench.read(0x40) & 0x40,
-            0x40,
-            "the count is not in force yet"
-        );
+        assert_eq!(bench.read(0x40) & 0x40, 0x40, "the count is not in force yet");
         assert_eq!(bench.device.deadline_ns(), tick(200));
         bench.run_to(tick(200));
         assert_eq!(bench.take_line(0), [false, true]);
@@ -561,11 +515,7 @@ mod tests {
         assert_eq!(bench.device.deadline_ns(), u64::MAX);
         bench.write(0x43, 0x00);
         bench.now_ns = tick(500);
-        assert_eq!(
-            (bench.read(0x40), bench.read(0x40)),
-            (0, 0),
-            "latched at the terminal count"
-        );
+        assert_eq!((bench.read(0x40), bench.read(0x40)), (0, 0), "latched at the terminal count");
     }
 
     #[test]
@@ -578,16 +528,9 @@ mod tests {
         bench.now_ns = tick(0x100);
         bench.write(0x43, 0x80);
         bench.now_ns = tick(0x900);
-        assert_eq!(
-            u16::from_le_bytes([bench.read(0x42), bench.read(0x42)]),
-            0x1000 - 0x200
-        );
+        assert_eq!(u16::from_le_bytes([bench.read(0x42), bench.read(0x42)]), 0x1000 - 0x200);
         bench.write(0x43, 0xe8);
-        assert_eq!(
-            bench.read(0x42),
-            0x36,
-            "second half: output low, count in force"
-        );
+        assert_eq!(bench.read(0x42), 0x36, "second half: output low, count in force");
         assert_eq!(bench.read(0x61) & 0x20, 0);
         bench.now_ns = tick(0x1001);
         assert_eq!(bench.read(0x61) & 0x20, 0x20);
@@ -612,11 +555,7 @@ mod tests {
         bench.write(0x43, 0xb2);
         bench.write(0x42, 30);
         bench.write(0x42, 0);
-        assert_eq!(
-            bench.read(0x61) & 0x20,
-            0x20,
-            "one-shot waits for its trigger"
-        );
+        assert_eq!(bench.read(0x61) & 0x20, 0x20, "one-shot waits for its trigger");
         bench.write(0x61, 0);
         bench.write(0x61, 1);
         assert_eq!(bench.read(0x61) & 0x20, 0);
@@ -635,9 +574,5 @@ mod tests {
         check_snapshot(&mut bench.device, Pit::new());
     }
 
-    snapshot_walk!(
-        random_walk_is_saveable,
-        Pit::new(),
-        (0x40..=0x43).chain([0x61])
-    );
+    snapshot_walk!(random_walk_is_saveable, Pit::new(), (0x40..=0x43).chain([0x61]));
 }

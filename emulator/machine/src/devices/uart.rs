@@ -84,18 +84,9 @@ impl Uart {
     /// Serial port `index` at I/O port `base`.
     #[must_use]
     pub fn new(index: u8, base: u16, irq: InterruptLine) -> Self {
-        let registers = UartRegisters {
-            msr: MSR_CONNECTED,
-            divisor: 12,
-            timeout_ns: u64::MAX,
-            ..UartRegisters::default()
-        };
-        Self {
-            registers,
-            index,
-            base,
-            irq,
-        }
+        let registers =
+            UartRegisters { msr: MSR_CONNECTED, divisor: 12, timeout_ns: u64::MAX, ..UartRegisters::default() };
+        Self { registers, index, base, irq }
     }
 
     /// Bytes arrive from outside.
@@ -131,9 +122,7 @@ impl Uart {
         let size = self.fifo_size();
         let registers = &mut self.registers;
         if registers.mcr & MCR_LOOP == 0 {
-            let room = size
-                .saturating_sub(registers.fifo.len())
-                .min(registers.queue.len());
+            let room = size.saturating_sub(registers.fifo.len()).min(registers.queue.len());
             registers.fifo.extend(registers.queue.drain(..room));
         }
         self.restart_timeout(now_ns);
@@ -154,8 +143,7 @@ impl Uart {
 
     fn character_ns(&self) -> u64 {
         let lcr = self.registers.lcr;
-        let bits =
-            1 + 5 + u64::from(lcr & 3) + u64::from(lcr >> 3 & 1) + 1 + u64::from(lcr >> 2 & 1);
+        let bits = 1 + 5 + u64::from(lcr & 3) + u64::from(lcr >> 3 & 1) + 1 + u64::from(lcr >> 2 & 1);
         let divisor = u64::from(self.registers.divisor.max(1));
         bits * divisor * 16 * 1_000_000_000 / CLOCK_HZ
     }
@@ -170,20 +158,13 @@ impl Uart {
             self.restart_timeout(cx.now_ns);
         } else {
             let port = CharPort::Serial(self.index);
-            cx.effects.push(Effect::Output(Output::CharTransmit {
-                port,
-                data: vec![value],
-            }));
+            cx.effects.push(Effect::Output(Output::CharTransmit { port, data: vec![value] }));
         }
         self.registers.transmit_pending = true;
     }
 
     fn line_status(&self) -> u8 {
-        let data = if self.registers.fifo.is_empty() {
-            0
-        } else {
-            LSR_DATA
-        };
+        let data = if self.registers.fifo.is_empty() { 0 } else { LSR_DATA };
         data | self.registers.lsr_errors | LSR_EMPTY
     }
 
@@ -240,11 +221,7 @@ impl Uart {
         if toggled || value & 4 != 0 {
             registers.transmit_pending = true;
         }
-        registers.fcr = if value & FCR_ENABLE != 0 {
-            value & 0xc9
-        } else {
-            0
-        };
+        registers.fcr = if value & FCR_ENABLE != 0 { value & 0xc9 } else { 0 };
         self.fill(now_ns);
     }
 
@@ -258,11 +235,7 @@ impl Uart {
         };
         let changed = (self.registers.msr ^ signals) & 0xf0;
         // The ring bit reports the trailing edge only.
-        let ring = if changed & 0x40 != 0 && signals & 0x40 != 0 {
-            0x40
-        } else {
-            0
-        };
+        let ring = if changed & 0x40 != 0 && signals & 0x40 != 0 { 0x40 } else { 0 };
         let delta = (changed & !ring) >> 4;
         self.registers.msr = signals | (self.registers.msr & 0xf) | delta;
         self.fill(now_ns);
@@ -300,12 +273,8 @@ impl Device for Uart {
     fn write(&mut self, cx: &mut DeviceContext<'_>, port: u16, value: u8) {
         let dlab = self.registers.lcr & LCR_DLAB != 0;
         match port.wrapping_sub(self.base) {
-            0 if dlab => {
-                self.registers.divisor = (self.registers.divisor & 0xff00) | u16::from(value)
-            }
-            1 if dlab => {
-                self.registers.divisor = (self.registers.divisor & 0xff) | (u16::from(value) << 8)
-            }
+            0 if dlab => self.registers.divisor = (self.registers.divisor & 0xff00) | u16::from(value),
+            1 if dlab => self.registers.divisor = (self.registers.divisor & 0xff) | (u16::from(value) << 8),
             0 => self.transmit(cx, value),
             1 => {
                 let rising = !self.registers.ier & value & IER_TRANSMIT != 0;
@@ -352,26 +321,14 @@ impl Snapshot for Uart {
     type State = UartRegisters;
 
     fn save(&self) -> UartRegisters {
-        let Self {
-            registers,
-            index: _,
-            base: _,
-            irq: _,
-        } = self;
+        let Self { registers, index: _, base: _, irq: _ } = self;
         registers.clone()
     }
 
     fn restore(&mut self, state: UartRegisters) -> Result<(), RestoreError> {
         if state.fifo.len() > FIFO_BYTES || state.queue.len() > QUEUE_BYTES {
-            let reason = format!(
-                "{} bytes in the FIFO, {} behind it",
-                state.fifo.len(),
-                state.queue.len()
-            );
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+            let reason = format!("{} bytes in the FIFO, {} behind it", state.fifo.len(), state.queue.len());
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.registers = state;
         Ok(())
@@ -397,10 +354,7 @@ mod tests {
         assert_eq!(bench.take_line(4), [false], "reading the cause lowers it");
         bench.write(0x3f8, b'A');
         assert_eq!(bench.take_line(4), [true]);
-        let sent = Output::CharTransmit {
-            port: CharPort::Serial(0),
-            data: vec![b'A'],
-        };
+        let sent = Output::CharTransmit { port: CharPort::Serial(0), data: vec![b'A'] };
         assert_eq!(bench.effects, [Effect::Output(sent)]);
         assert_eq!(bench.read(0x3fd), 0x60);
     }

@@ -1,7 +1,8 @@
 //! Conversions between formats (CVT...), and ROUNDxx.
 //!
 //! Conversions that touch an MMX register also enter MMX state and raise pending x87 exceptions; CVTPI2PS and CVTPI2PD
-//! from memory do neither, as on processors (the manual says otherwise of the former).
+//! from memory do neither, as on processors (the manual says otherwise of the former). MMX state is entered before #XM is
+//! raised.
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -132,9 +133,8 @@ fn from_mmx<F: Float>(core: &mut Core, op: &Op) -> Result<Vector, Stop> {
         return execute::<F>(core, from_low(0), from_low(b));
     }
     core.check_pending_x87()?;
-    let result = execute::<F>(core, from_low(0), from_low(core.mmx(op.src)))?;
     core.enter_mmx();
-    Ok(result)
+    execute::<F>(core, from_low(0), from_low(core.mmx(op.src)))
 }
 
 fn cvtpi2ps(core: &mut Core, op: &Op) -> Done {
@@ -160,6 +160,7 @@ fn to_mmx<F: Float>(core: &mut Core, op: &Op) -> Done {
         // Zeros in the other two lanes raise nothing.
         (false, false) => from_low(core.xmm_half(op.src, 0)),
     };
+    core.enter_mmx();
     let result = execute::<F>(core, b, b)?;
     core.set_mmx(op.dst, low(result));
     Ok(())

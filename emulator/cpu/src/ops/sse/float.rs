@@ -18,7 +18,7 @@ use super::unmasked::execute_unmasked;
 use super::vector::{Vector, from_low, host};
 use crate::core::Core;
 use crate::mmu::CodeMode;
-use crate::op::{Done, Handler, Op, Stop};
+use crate::op::{Done, Handler, OP_MEMORY, Op, Stop};
 
 /// MXCSR: all six exception masks.
 pub(super) const MASKS: u32 = 0x3f << 7;
@@ -128,16 +128,44 @@ pub(super) fn load_operand<F: Float>(core: &mut Core, op: &Op) -> Result<Vector,
     }
 }
 
+/// The memory operand, if it can be had at once.
+#[inline(always)]
+fn quick_operand<F: Float>(core: &Core, op: &Op) -> Option<Vector> {
+    match F::BYTES {
+        4 => core.quick_load_part::<u32>(op).map(|value| from_low(u64::from(value))),
+        8 => core.quick_load_part::<u64>(op).map(from_low),
+        _ => core.quick_load::<true>(op),
+    }
+}
+
 fn reg<F: Float>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let result = execute::<F>(core, core.xmm(op.dst), core.xmm(op.src))?;
+    if core.vector.mxcsr & MASKS != MASKS {
+        return slow::<F>(core, op);
+    }
+    let (a, b) = F::prepare(core.xmm(op.dst), core.xmm(op.src));
+    let result = F::run(a, b, &mut core.vector.mxcsr);
     core.set_xmm(op.dst, result);
     Ok(())
 }
 
 fn mem<F: Float>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let b = load_operand::<F>(core, op)?;
+    if core.vector.mxcsr & MASKS != MASKS {
+        return slow::<F>(core, op);
+    }
+    let Some(b) = quick_operand::<F>(core, op) else { return slow::<F>(core, op) };
+    let (a, b) = F::prepare(core.xmm(op.dst), b);
+    let result = F::run(a, b, &mut core.vector.mxcsr);
+    core.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// The operation with unmasked exceptions, or with a memory operand that is not at hand.
+#[cold]
+#[inline(never)]
+fn slow<F: Float>(core: &mut Core, op: &Op) -> Done {
+    let b = if op.has(OP_MEMORY) { load_operand::<F>(core, op)? } else { core.xmm(op.src) };
     let result = execute::<F>(core, core.xmm(op.dst), b)?;
     core.set_xmm(op.dst, result);
     Ok(())

@@ -4,10 +4,9 @@ use virtft_cpu::bus::{CpuSignal, Refused};
 
 use super::message::{DeliveryMode, InterruptMessage};
 use super::registers::{
-    ApicRegisters, BASE_ADDRESS, BASE_BSP, BASE_ENABLE, BASE_X2APIC, ERROR_RECEIVE_VECTOR,
-    ERROR_REGISTER, ERROR_SEND_VECTOR, LVT_ERROR, LVT_LEVEL, LVT_LINT0, LVT_LINT1, LVT_MASKED,
-    LVT_READ_ONLY, LVT_TIMER, LVT_WRITABLE, SVR_ENABLE, SVR_MASK, SVR_NO_BROADCAST, VERSION,
-    assign, contains, highest, offset,
+    ApicRegisters, BASE_ADDRESS, BASE_BSP, BASE_ENABLE, BASE_X2APIC, ERROR_RECEIVE_VECTOR, ERROR_REGISTER,
+    ERROR_SEND_VECTOR, LVT_ERROR, LVT_LEVEL, LVT_LINT0, LVT_LINT1, LVT_MASKED, LVT_READ_ONLY, LVT_TIMER, LVT_WRITABLE,
+    SVR_ENABLE, SVR_MASK, SVR_NO_BROADCAST, VERSION, assign, contains, highest, offset,
 };
 use super::timer::TimerMode;
 use crate::bits::{low8, low32};
@@ -36,10 +35,7 @@ impl LocalApic {
     /// The APIC of vCPU `id` in its power-on state.
     #[must_use]
     pub fn new(id: u32) -> Self {
-        Self {
-            registers: ApicRegisters::power_on(id),
-            deliverable: None,
-        }
+        Self { registers: ApicRegisters::power_on(id), deliverable: None }
     }
 
     /// Power-on state, as after the reset line.
@@ -88,8 +84,7 @@ impl LocalApic {
             return self.registers.id == 0;
         }
         let lvt = self.registers.lvt[LVT_LINT0];
-        lvt & LVT_MASKED == 0
-            && DeliveryMode::from_bits(u64::from(lvt >> 8)) == DeliveryMode::ExtInt
+        lvt & LVT_MASKED == 0 && DeliveryMode::from_bits(u64::from(lvt >> 8)) == DeliveryMode::ExtInt
     }
 
     /// LINT0 rises. ExtINT needs nothing here; the other modes act on the edge.
@@ -158,12 +153,7 @@ impl LocalApic {
     /// Brings the timer to `now_ns` and requests its interrupt when it expired unmasked.
     pub fn settle(&mut self, now_ns: u64) {
         let lvt = self.registers.lvt[LVT_TIMER];
-        if self
-            .registers
-            .timer
-            .settle(TimerMode::from_lvt(lvt), now_ns)
-            && lvt & LVT_MASKED == 0
-        {
+        if self.registers.timer.settle(TimerMode::from_lvt(lvt), now_ns) && lvt & LVT_MASKED == 0 {
             self.accept(low8(u64::from(lvt)), false);
         }
     }
@@ -200,12 +190,10 @@ impl LocalApic {
             offset::LDR => self.registers.ldr = value & 0xff00_0000,
             offset::DFR => self.registers.dfr = value | 0x0fff_ffff,
             offset::ICR_HIGH => {
-                self.registers.icr =
-                    (self.registers.icr & 0xffff_ffff) | (u64::from(value & 0xff00_0000) << 32);
+                self.registers.icr = (self.registers.icr & 0xffff_ffff) | (u64::from(value & 0xff00_0000) << 32);
             }
             offset::ICR_LOW => {
-                self.registers.icr =
-                    (self.registers.icr & !0xffff_ffff) | u64::from(value & 0x000c_cfff);
+                self.registers.icr = (self.registers.icr & !0xffff_ffff) | u64::from(value & 0x000c_cfff);
                 return self.send(self.registers.icr, false);
             }
             // Read-only registers ignore writes.
@@ -238,10 +226,7 @@ impl LocalApic {
             offset::ID => Ok(u64::from(self.registers.id)),
             offset::LDR => Ok(u64::from(self.registers.x2apic_logical_id())),
             offset::ICR_LOW => Ok(self.registers.icr),
-            other => self
-                .read_common(other, now_ns)
-                .map(u64::from)
-                .ok_or(Refused),
+            other => self.read_common(other, now_ns).map(u64::from).ok_or(Refused),
         }
     }
 
@@ -249,12 +234,7 @@ impl LocalApic {
     ///
     /// # Errors
     /// When the register does not exist, is read-only, its mode is off, or reserved bits are set.
-    pub fn msr_write(
-        &mut self,
-        index: u32,
-        value: u64,
-        now_ns: u64,
-    ) -> Result<Option<ApicEvent>, Refused> {
+    pub fn msr_write(&mut self, index: u32, value: u64, now_ns: u64) -> Result<Option<ApicEvent>, Refused> {
         match index {
             0x1b => return self.write_base(value).map(|()| None),
             0x6e0 => {
@@ -325,9 +305,7 @@ impl LocalApic {
                 low32(words[index / 2] >> (32 * (index % 2)))
             }
             offset::ESR => registers.esr,
-            offset::LVT_TIMER..=offset::LVT_ERROR if offset & 0xf == 0 => {
-                registers.lvt[lvt_index(offset)]
-            }
+            offset::LVT_TIMER..=offset::LVT_ERROR if offset & 0xf == 0 => registers.lvt[lvt_index(offset)],
             offset::INITIAL_COUNT => registers.timer.initial,
             offset::CURRENT_COUNT => {
                 self.settle(now_ns);
@@ -351,9 +329,7 @@ impl LocalApic {
                 self.registers.esr = self.registers.esr_pending;
                 self.registers.esr_pending = 0;
             }
-            offset::LVT_TIMER..=offset::LVT_ERROR if offset & 0xf == 0 => {
-                self.write_lvt(offset, value, now_ns)
-            }
+            offset::LVT_TIMER..=offset::LVT_ERROR if offset & 0xf == 0 => self.write_lvt(offset, value, now_ns),
             offset::INITIAL_COUNT => {
                 self.settle(now_ns);
                 if TimerMode::from_lvt(self.registers.lvt[LVT_TIMER]) != TimerMode::TscDeadline {
@@ -389,9 +365,7 @@ impl LocalApic {
         }
         if index == LVT_TIMER {
             let old = TimerMode::from_lvt(self.registers.lvt[LVT_TIMER]);
-            self.registers
-                .timer
-                .change_mode(old, TimerMode::from_lvt(value));
+            self.registers.timer.change_mode(old, TimerMode::from_lvt(value));
         }
         self.registers.lvt[index] = value;
     }
@@ -422,10 +396,7 @@ impl LocalApic {
     /// Acts on a command; interrupts to itself are requested at once.
     fn send(&mut self, icr: u64, wide: bool) -> Option<ApicEvent> {
         let message = InterruptMessage::from_icr(icr, wide);
-        let fixed = matches!(
-            message.mode,
-            DeliveryMode::Fixed | DeliveryMode::LowestPriority
-        );
+        let fixed = matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
         if fixed && message.vector < 16 {
             self.raise_error(ERROR_SEND_VECTOR);
             return None;
@@ -445,11 +416,7 @@ impl LocalApic {
             }
             _ => {
                 let destination = if wide { u32::MAX } else { 0xff };
-                Some(ApicEvent::Ipi(InterruptMessage {
-                    destination,
-                    logical: false,
-                    ..message
-                }))
+                Some(ApicEvent::Ipi(InterruptMessage { destination, logical: false, ..message }))
             }
         }
     }
@@ -478,20 +445,14 @@ impl LocalApic {
 
     fn ppr(&self) -> u32 {
         let in_service = highest(&self.registers.isr).map_or(0, u32::from);
-        if self.registers.tpr & 0xf0 >= in_service & 0xf0 {
-            self.registers.tpr
-        } else {
-            in_service & 0xf0
-        }
+        if self.registers.tpr & 0xf0 >= in_service & 0xf0 { self.registers.tpr } else { in_service & 0xf0 }
     }
 
     /// Rebuilds what is derived from the registers.
     fn update(&mut self) {
         let class = self.ppr() >> 4;
         let ready = |vector: &u8| u32::from(vector >> 4) > class;
-        self.deliverable = highest(&self.registers.irr)
-            .filter(ready)
-            .filter(|_| self.enabled());
+        self.deliverable = highest(&self.registers.irr).filter(ready).filter(|_| self.enabled());
     }
 }
 
@@ -519,10 +480,7 @@ impl Snapshot for LocalApic {
     type State = ApicRegisters;
 
     fn save(&self) -> ApicRegisters {
-        let Self {
-            registers,
-            deliverable: _,
-        } = self;
+        let Self { registers, deliverable: _ } = self;
         registers.clone()
     }
 
@@ -531,10 +489,7 @@ impl Snapshot for LocalApic {
         let address = state.base & !(BASE_ENABLE | BASE_X2APIC | BASE_BSP);
         if state.id != self.registers.id || address != BASE_ADDRESS || impossible_mode {
             let reason = format!("id {} with base {:#x}", state.id, state.base);
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.registers = state;
         self.update();
