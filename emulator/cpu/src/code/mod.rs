@@ -103,12 +103,8 @@ impl CodeCache {
 
     fn find(&self, page: usize, offset: u16, mode: CodeMode) -> Option<BlockId> {
         let blocks = self.pages[page].as_deref()?;
-        let first = blocks.blocks.partition_point(|&(other, other_mode, _)| (other, other_mode) < (offset, mode));
-        let same = blocks.blocks[first..].iter().take_while(|entry| (entry.0, entry.1) == (offset, mode));
-        // At offset 0 the ends of blocks from other pages are listed too.
-        same.map(|entry| entry.2).find(|&id| {
-            self.blocks[id as usize].as_deref().is_some_and(|block| block.page == page && block.offset == offset)
-        })
+        let at = blocks.blocks.binary_search_by_key(&(offset, mode), |&(offset, mode, _)| (offset, mode)).ok()?;
+        Some(blocks.blocks[at].2)
     }
 
     fn pointer(&mut self, id: BlockId) -> *mut Block {
