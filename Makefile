@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ASSETS := $(or $(VIRTFT_ASSETS),target/assets)
 
-.PHONY: demo test lint bench assets debian
+.PHONY: demo test lint bench soak assets debian
 
 demo: assets
 	cargo build --locked --release --package virtft-emulator
@@ -21,6 +21,12 @@ bench: assets
 	tests/lib/install-deps bench
 	cargo build --locked --release --package virtft-emulator
 	tests/bench/run
+
+# Tests drawn at random for MINUTES minutes.
+MINUTES ?= 60
+soak: assets
+	cargo build --locked --profile checked --workspace
+	VIRTFT_EMULATOR=$(TARGET)/checked/virtft-emulator tests/soak/run --minutes $(MINUTES)
 
 # Debian's kernel and the busybox root; with the Debian disk image too.
 assets:

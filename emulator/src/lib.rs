@@ -11,6 +11,7 @@ pub mod cli;
 pub mod disk;
 pub mod driver;
 pub mod exit;
+pub mod guest;
 pub mod host;
 pub mod net;
 pub mod pacing;

@@ -1,6 +1,6 @@
 //! `virtft-emulator`: runs one virtual machine.
 
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use virtft_emulator::cli::{Cli, Command};
 use virtft_emulator::driver::{Guest, RunEnd};
 use virtft_emulator::exit::ExitStatus;
+use virtft_emulator::guest::MachineGuest;
 use virtft_emulator::run::{self, MachinePlan};
 
 fn main() -> ExitCode {
@@ -35,11 +36,12 @@ fn fail(message: &str) -> ExitCode {
 fn start_log(filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| format!("--log '{filter}': {error}; write error, warn, info, debug or trace"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false).init();
+    let colour = stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colour).with_target(false).init();
     Ok(())
 }
 
 /// Makes the machine of a plan.
-fn make_machine(_plan: MachinePlan<'_>) -> Result<Box<dyn Guest>, String> {
-    Err("this build has no machine".to_owned())
+fn make_machine(plan: MachinePlan<'_>) -> Result<Box<dyn Guest>, String> {
+    Ok(Box::new(MachineGuest::new(plan)?))
 }

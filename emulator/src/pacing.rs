@@ -13,6 +13,8 @@
 //!   [`TOLERANCE_NS`]; at most [`BURST`] at once and [`ANCHORS_PER_SECOND`] in the long run.
 //! - After a stall of the host (a stopped process, an overloaded machine) the guest's clock runs up to
 //!   [`MAX_CATCH_UP`] times as fast until it has caught up: the guest sees every tick.
+//! - A guest whose clock got ahead, because it suddenly runs faster than the rate was made for, is held back for
+//!   some milliseconds: that costs no anchor.
 
 use virtft_machine::io::{ClockAnchor, InstructionCount};
 
@@ -23,23 +25,23 @@ const WATCH_NS: i64 = 1_000_000;
 /// A correction ends here.
 const SETTLED_NS: i64 = 300_000;
 /// An error is worked off over this time.
-const HORIZON_NS: f64 = 40e6;
+const HORIZON_NS: f64 = 25e6;
 /// Long-run limit of anchors while busy.
 const ANCHORS_PER_SECOND: u64 = 40;
 /// Anchors that may follow each other without waiting.
-const BURST: u64 = 8;
+const BURST: u64 = 12;
 /// How much faster than measured the guest's clock may run per step, and how much slower.
-const MAX_CATCH_UP: f64 = 8.0;
+const MAX_CATCH_UP: f64 = 4.0;
 /// Below this drift, a wake-up by an input needs no anchor.
 const IDLE_TOLERANCE_NS: u64 = 200_000;
 /// Shorter busy periods say nothing about the speed.
-const MIN_SAMPLE_NS: u64 = 1_000_000;
-/// Weight of a fresh sample in the quick estimate of the speed.
-const QUICK_WEIGHT: f64 = 0.4;
-/// Memory of the steady estimate.
-const STEADY_NS: f64 = 500e6;
-/// The guest does something else now when the two estimates differ by this part.
-const JUMP: f64 = 0.2;
+const MIN_SAMPLE_NS: u64 = 250_000;
+/// Memory of the estimate of the speed.
+const MEMORY_NS: f64 = 150e6;
+/// The guest does something else now when fresh samples differ from the estimate by this part.
+const JUMP: f64 = 0.3;
+/// Guest time may be ahead by this much; then the guest is held back until it is less than half of it.
+const MAX_AHEAD_NS: i64 = 5_000_000;
 /// One as a rate: fixed-point numbers with 32 fraction bits.
 const ONE: f64 = 4_294_967_296.0;
 const NS_PER_SECOND: u64 = 1_000_000_000;
@@ -82,16 +84,25 @@ impl TimeLine {
     }
 }
 
+/// What to do with a busy guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pace {
+    /// To be delivered at the count asked about.
+    pub anchor: Option<ClockAnchor>,
+    /// How long to let the guest stand still before it goes on; zero nearly always.
+    pub hold_ns: u64,
+}
+
 /// See the module's description. All host times are of one monotonic clock in nanoseconds.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     /// Guest time minus host time that is aimed at.
     offset_ns: i128,
     line: TimeLine,
-    /// Measured speed of the guest while busy, over half a second.
+    /// Measured speed of the guest while busy, stalls included.
     ns_per_step: f64,
-    /// The same over the last samples: shows that the guest does something else now.
-    quick: f64,
+    /// The last samples of it: their median shows that the guest does something else now, and no single stall.
+    recent: [f64; 3],
     /// The line's rate is off on purpose, to work off an error.
     correcting: bool,
     /// Where the present speed sample began; none right after idleness.
@@ -112,7 +123,7 @@ impl Pacer {
             offset_ns: i128::from(guest_ns) - i128::from(host_ns),
             line: TimeLine::new(count, anchor),
             ns_per_step,
-            quick: ns_per_step,
+            recent: [ns_per_step; 3],
             correcting: false,
             sample: Some((host_ns, count.0)),
             credit_ns: BURST * NS_PER_SECOND / ANCHORS_PER_SECOND,
@@ -122,18 +133,24 @@ impl Pacer {
         (pacer, anchor)
     }
 
-    /// The guest was busy until `count`, which it reached at `host_ns`. Returns an anchor to deliver there.
-    pub fn busy(&mut self, host_ns: u64, count: InstructionCount) -> Option<ClockAnchor> {
+    /// The guest was busy until `count`, which it reached at `host_ns`.
+    pub fn busy(&mut self, host_ns: u64, count: InstructionCount) -> Pace {
         self.measure(host_ns, count);
         let guest = self.line.time_at(count);
-        let factor = self.correction(self.behind_ns(host_ns, guest))?;
-        if !self.spend_credit(host_ns) {
-            return None;
+        let behind = self.behind_ns(host_ns, guest);
+        let hold_ns = if behind < -MAX_AHEAD_NS { behind.unsigned_abs() - MAX_AHEAD_NS.unsigned_abs() / 2 } else { 0 };
+        if hold_ns > 0 {
+            // The time held back says nothing about the speed.
+            self.sample = None;
         }
-        #[expect(clippy::float_cmp, reason = "exactly one is what ends a correction")]
-        let settled = factor == 1.0;
-        self.correcting = !settled;
-        Some(self.anchor(count, guest, self.ns_per_step * factor))
+        let factor = self.correction(behind).filter(|_| self.spend_credit(host_ns));
+        let anchor = factor.map(|factor| {
+            #[expect(clippy::float_cmp, reason = "exactly one is what ends a correction")]
+            let settled = factor == 1.0;
+            self.correcting = !settled;
+            self.anchor(count, guest, self.ns_per_step * factor)
+        });
+        Pace { anchor, hold_ns }
     }
 
     /// The factor on the measured speed that a new anchor should have, if one is needed.
@@ -160,12 +177,7 @@ impl Pacer {
 
     /// The guest idled at `count` and goes on at `host_ns`, because an input came or because guest time
     /// `deadline_ns` is due. Returns an anchor to deliver there, before any input.
-    pub fn wake(
-        &mut self,
-        host_ns: u64,
-        count: InstructionCount,
-        deadline_ns: Option<u64>,
-    ) -> Option<ClockAnchor> {
+    pub fn wake(&mut self, host_ns: u64, count: InstructionCount, deadline_ns: Option<u64>) -> Option<ClockAnchor> {
         self.sample = Some((host_ns, count.0));
         let guest = self.line.time_at(count);
         let target = self.target_ns(host_ns).max(guest);
@@ -184,12 +196,14 @@ impl Pacer {
         u64::try_from(i128::from(deadline_ns) - self.offset_ns).unwrap_or(0)
     }
 
-    /// Steps that take about `ns` at the measured speed.
+    /// Steps to run before the next look at the clock: about `ns` of host time, and no more of guest time, so
+    /// that a clock that is catching up is stopped in time even when the guest suddenly runs faster.
     #[must_use]
     pub fn steps_in(&self, ns: u64) -> u64 {
         #[expect(clippy::cast_precision_loss, reason = "a slice is milliseconds")]
-        let steps = ns as f64 / self.ns_per_step;
-        to_u64(steps)
+        let host_steps = ns as f64 / self.ns_per_step;
+        let guest_steps = (u128::from(ns) << 32) / u128::from(self.line.rate.max(1));
+        to_u64(host_steps).min(u64::try_from(guest_steps).unwrap_or(u64::MAX))
     }
 
     /// Guest time at `count`.
@@ -239,14 +253,18 @@ impl Pacer {
         }
         #[expect(clippy::cast_precision_loss, reason = "a sample is milliseconds long")]
         let sample = passed as f64 / steps as f64;
-        // A stall of the host shows as one very slow sample: bounded, it does not spoil the estimate.
-        let sample = sample.clamp(self.quick / 4.0, self.quick * 4.0);
-        self.quick += (sample - self.quick) * QUICK_WEIGHT;
-        #[expect(clippy::cast_precision_loss, reason = "a sample is milliseconds long")]
-        let weight = (passed as f64 / STEADY_NS).min(1.0);
-        self.ns_per_step += (sample - self.ns_per_step) * weight;
-        if (self.quick / self.ns_per_step - 1.0).abs() > JUMP {
-            self.ns_per_step = self.quick;
+        self.recent = [self.recent[1], self.recent[2], sample];
+        let mut sorted = self.recent;
+        sorted.sort_by(f64::total_cmp);
+        let median = sorted[1];
+        if (median / self.ns_per_step - 1.0).abs() > JUMP {
+            self.ns_per_step = median;
+        } else {
+            // A long stall is one very slow sample: bounded, it does not spoil the estimate.
+            let sample = sample.min(median * 4.0);
+            #[expect(clippy::cast_precision_loss, reason = "a sample is milliseconds long")]
+            let weight = (passed as f64 / MEMORY_NS).min(0.2);
+            self.ns_per_step += (sample - self.ns_per_step) * weight;
         }
         self.sample = Some((host_ns, count.0));
     }

@@ -237,9 +237,11 @@ mod tests {
         let queue = Arc::new(InputQueue::default());
         let producer = {
             let queue = Arc::clone(&queue);
-            std::thread::spawn(move || loop {
-                if queue.push_chars(typed(0)).is_err() {
-                    return;
+            std::thread::spawn(move || {
+                loop {
+                    if queue.push_chars(typed(0)).is_err() {
+                        return;
+                    }
                 }
             })
         };

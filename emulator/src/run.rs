@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
-use virtft_machine::io::{Input, InstructionCount};
+use virtft_machine::io::{DeviceIndex, Input, InstructionCount};
 
 use crate::cli::{ClockMode, OptionError, RunArguments};
 use crate::disk::DiskFacts;
@@ -101,24 +101,30 @@ pub fn run(
         (None, ClockMode::Real) => random_seed()?,
     };
     let signals = Signals::block()?;
-    let confinement =
-        if arguments.no_seccomp { Confinement::disabled() } else { Confinement::new()? };
+    let confinement = if arguments.no_seccomp { Confinement::disabled() } else { Confinement::new()? };
     let host = Host::open(arguments)?;
     let restored = state.is_some();
-    let plan = MachinePlan {
-        arguments,
-        kernel,
-        initrd,
-        snapshot: state,
-        disks: host.disk_facts(),
-        nets: host.net_facts(),
-    };
+    let plan =
+        MachinePlan { arguments, kernel, initrd, snapshot: state, disks: host.disk_facts(), nets: host.net_facts() };
+    let unplugged =
+        (0..).zip(&plan.nets).filter(|(_, net)| !net.link_up).map(|(index, _)| DeviceIndex(index)).collect();
     let guest = make(plan).map_err(StartError::Machine)?;
     let milestones = open_milestones(arguments, guest.count())?;
     let queue = Arc::new(InputQueue::default());
     signals.start(&confinement, Arc::clone(&queue))?;
     let backends = host.start(&confinement, &queue)?;
-    let vcpu = VcpuThread { guest, backends, queue, milestones, pending, script, seed, restored, clock: arguments.clock };
+    let vcpu = VcpuThread {
+        guest,
+        backends,
+        queue,
+        milestones,
+        pending,
+        script,
+        seed,
+        restored,
+        unplugged,
+        clock: arguments.clock,
+    };
     wait_for(vcpu, &confinement)
 }
 
@@ -154,16 +160,23 @@ struct VcpuThread {
     script: Script,
     seed: [u8; 32],
     restored: bool,
+    /// Network devices whose backend has no peer yet.
+    unplugged: Vec<DeviceIndex>,
     clock: ClockMode,
 }
 
 impl VcpuThread {
     fn run(self) -> (RunEnd, Backends, Milestones) {
-        let Self { mut guest, mut backends, queue, mut milestones, pending, script, seed, restored, clock } = self;
+        let Self { mut guest, mut backends, queue, mut milestones, pending, script, seed, restored, unplugged, clock } =
+            self;
         let end = match clock {
             ClockMode::Real => {
                 guest.deliver(Input::EntropySeed(seed));
                 guest.deliver(Input::RtcOrigin { unix_ns: unix_ns().saturating_sub(guest.time_ns()) });
+                // Changes since then are in the queue. Under the virtual clock the script owns the links.
+                for device in unplugged {
+                    guest.deliver(Input::NetLink { device, up: false });
+                }
                 RealDriver::new(guest.as_mut(), &mut backends, queue, &mut milestones, pending).run()
             }
             ClockMode::Virtual => {
@@ -221,8 +234,8 @@ fn read_snapshot(arguments: &RunArguments) -> Result<(snapshot::Pending, Option<
         return Ok((snapshot::Pending::new(), None));
     };
     let path = arguments.snapshot.as_deref().unwrap_or(Path::new("")).display().to_string();
-    let (pending, state) = snapshot::parse(&bytes)
-        .map_err(|reason| StartError::File { what, path, reason: format!("it {reason}") })?;
+    let (pending, state) =
+        snapshot::parse(&bytes).map_err(|reason| StartError::File { what, path, reason: format!("it {reason}") })?;
     Ok((pending, Some(state.to_vec())))
 }
 
@@ -240,3 +253,6 @@ fn unix_ns() -> u64 {
         .and_then(|duration| u64::try_from(duration.as_nanos()).ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 use thiserror::Error;
 
@@ -212,7 +211,10 @@ fn build(class: ThreadClass) -> Result<BpfProgram, SeccompError> {
             // Makes an accepted connection non-blocking.
             let nonblocking = i32::try_from(libc::FIONBIO).unwrap_or(0);
             rules.insert(libc::SYS_ioctl, one_of(1, &[nonblocking])?);
-            rules.insert(libc::SYS_fcntl, one_of(1, &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_SETFD, libc::F_DUPFD_CLOEXEC])?);
+            rules.insert(
+                libc::SYS_fcntl,
+                one_of(1, &[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_SETFD, libc::F_DUPFD_CLOEXEC])?,
+            );
         }
         ThreadClass::Control => {
             let terminal = [libc::TCGETS, libc::TCSETS, libc::TCSETSW, libc::TCSETSF];
@@ -236,8 +238,7 @@ fn masked(value: i32) -> u64 {
 /// Rules that admit a call when its argument number `index` is one of `values`.
 fn one_of(index: u8, values: &[i32]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     let rule = |value: &i32| {
-        let equal =
-            SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, masked(*value))?;
+        let equal = SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, masked(*value))?;
         SeccompRule::new(vec![equal])
     };
     values.iter().map(rule).collect()

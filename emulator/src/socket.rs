@@ -30,9 +30,8 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), String> {
         }
         std::fs::remove_file(path).map_err(|error| format!("is a stale socket that cannot be removed ({error})"))?;
     }
-    let failed = |error: io::Error| {
-        format!("cannot be listened at ({error}); choose a path in a directory that you may write")
-    };
+    let failed =
+        |error: io::Error| format!("cannot be listened at ({error}); choose a path in a directory that you may write");
     let listener = UnixListener::bind(path).map_err(failed)?;
     let file = SocketFile(path.to_owned());
     // What listens here is a console or a wire of the guest.

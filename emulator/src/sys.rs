@@ -127,3 +127,16 @@ fn raw(file: &File) -> RawFd {
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Gives the host's memory behind a page of guest memory back, if the page is all zero: it reads as zero afterwards
+/// too, so the guest cannot tell.
+pub fn release_zero_page(page: *const u8) {
+    // SAFETY: the caller passes a page of live guest memory, and the machine is not running.
+    let bytes = unsafe { &*page.cast::<[u8; 4096]>() };
+    if !page.addr().is_multiple_of(4096) || bytes.iter().any(|&byte| byte != 0) {
+        return;
+    }
+    // SAFETY: the page is private anonymous memory that holds zeroes, as it will when it is touched again. A refusal
+    // leaves it as it is.
+    unsafe { libc::madvise(page.cast_mut().cast(), 4096, libc::MADV_DONTNEED) };
+}

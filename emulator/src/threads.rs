@@ -3,8 +3,8 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-pub use crate::seccomp::ThreadClass;
 use crate::seccomp::Confinement;
+pub use crate::seccomp::ThreadClass;
 
 /// Starts a thread that confines itself and then runs `body`.
 ///

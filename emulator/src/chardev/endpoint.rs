@@ -60,8 +60,7 @@ impl Endpoint {
         let system = CharError::System;
         let output = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(system)?);
         let input = io::stdin().as_fd().try_clone_to_owned().ok().filter(|_| with_input).map(File::from);
-        let mut endpoint =
-            Self::around(Some(Connection { input, output, ends_with_input: false }), Reconnect::Never);
+        let mut endpoint = Self::around(Some(Connection { input, output, ends_with_input: false }), Reconnect::Never);
         if with_input && io::stdin().is_terminal() {
             endpoint.has_escape = true;
             endpoint.terminal = Some(RawTerminal::enter().map_err(system)?);

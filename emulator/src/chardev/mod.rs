@@ -105,8 +105,8 @@ impl CharDevice {
             CharPort::Console(index) => format!("console-{index}"),
             CharPort::DebugCon => "debugcon".to_owned(),
         };
-        let thread = threads::spawn(&name, ThreadClass::Io, confinement, move || pump.run())
-            .map_err(CharError::System)?;
+        let thread =
+            threads::spawn(&name, ThreadClass::Io, confinement, move || pump.run()).map_err(CharError::System)?;
         Ok(CharHandle { shared, thread: Some(thread), _terminal: terminal, _socket: socket })
     }
 }

@@ -11,10 +11,8 @@ fn run(line: &str) -> Result<RunArguments, String> {
 
 #[test]
 fn the_line_of_the_readme() {
-    let arguments = run(
-        "run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G --vcpus 2 \
-         --disk file=debian.qcow2,id=root --net tap=tap0,mac=52:54:00:00:00:01 --serial stdio",
-    )
+    let arguments = run("run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G --vcpus 2 \
+         --disk file=debian.qcow2,id=root --net tap=tap0,mac=52:54:00:00:00:01 --serial stdio")
     .unwrap();
     assert_eq!(arguments.memory, 1 << 30);
     assert_eq!(arguments.vcpus, 2);
@@ -26,10 +24,8 @@ fn the_line_of_the_readme() {
 
 #[test]
 fn every_backend_parses() {
-    let arguments = run(
-        "run --kernel k --serial unix:/tmp/s,server --serial pty --net passt,mac=02:00:00:00:00:09 \
-         --net stream=/tmp/n --net none --debugcon file:/tmp/d --console null --console unix:/c",
-    )
+    let arguments = run("run --kernel k --serial unix:/tmp/s,server --serial pty --net passt,mac=02:00:00:00:00:09 \
+         --net stream=/tmp/n --net none --debugcon file:/tmp/d --console null --console unix:/c")
     .unwrap();
     assert_eq!(arguments.serial[0], CharOption::Unix { path: "/tmp/s".into(), server: true });
     assert_eq!(arguments.console[1], CharOption::Unix { path: "/c".into(), server: false });

@@ -56,9 +56,7 @@ fn unreadable(error: &io::Error) -> Problem {
 }
 
 fn truncated(what: &str) -> Problem {
-    format!(
-        "it is truncated: {what} lies beyond the end of the file; restore the image from a good copy"
-    )
+    format!("it is truncated: {what} lies beyond the end of the file; restore the image from a good copy")
 }
 
 fn corrupt(what: &str) -> Problem {
@@ -175,7 +173,7 @@ fn backing_format(file: &File, header_length: u64, cluster: u64) -> Result<Optio
 fn check_tables(file: &File, header: &Qcow2Header, length: u64) -> Result<(), Problem> {
     let cluster = 1_u64 << header.cluster_bits;
     let inside = |offset: u64, bytes: u64| offset.checked_add(bytes).is_some_and(|end| end <= length);
-    if header.refcount_offset % cluster != 0 || header.refcount_clusters == 0 {
+    if !header.refcount_offset.is_multiple_of(cluster) || header.refcount_clusters == 0 {
         return Err(corrupt("refcount table"));
     }
     if !inside(header.refcount_offset, header.refcount_clusters.saturating_mul(cluster)) {
@@ -186,7 +184,7 @@ fn check_tables(file: &File, header: &Qcow2Header, length: u64) -> Result<(), Pr
     if header.l1_entries > MAX_L1_ENTRIES || header.l1_entries < header.size.div_ceil(covered) {
         return Err(corrupt("L1 table size"));
     }
-    if header.l1_offset % cluster != 0 {
+    if !header.l1_offset.is_multiple_of(cluster) {
         return Err(corrupt("L1 table offset"));
     }
     if !inside(header.l1_offset, header.l1_entries * 8) {
@@ -216,7 +214,7 @@ fn check_l2(table: &[u8], cluster_bits: u32, length: u64) -> Result<(), Problem>
     for entry in table.chunks_exact(8).map(|entry| be64(entry, 0)) {
         let offset = if entry & COMPRESSED == 0 {
             let offset = entry & OFFSET_MASK;
-            if offset % cluster != 0 {
+            if !offset.is_multiple_of(cluster) {
                 return Err(corrupt("cluster offset"));
             }
             offset

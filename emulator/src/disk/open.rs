@@ -149,9 +149,7 @@ fn open_backing(layer: &Layer) -> Result<Option<Backing>, DiskError> {
     let format = match header.backing_format.as_deref() {
         // QEMU writes these two for host block devices and old images.
         Some("file" | "host_device") => Some(ImageFormat::Raw),
-        Some(format) => Some(
-            format.parse().map_err(|source| DiskError::Format { path: layer.path.clone(), source })?,
-        ),
+        Some(format) => Some(format.parse().map_err(|source| DiskError::Format { path: layer.path.clone(), source })?),
         None => None,
     };
     let directory = layer.path.parent().unwrap_or(Path::new(""));

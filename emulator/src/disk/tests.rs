@@ -156,7 +156,8 @@ fn broken_images_are_refused_in_one_line_and_left_alone() {
     std::fs::write(path("full.raw"), pattern(1 << 20, 5)).unwrap();
     qemu_img(dir, &["convert", "-q", "-f", "raw", "-O", "qcow2", "full.raw", "full.qcow2"]);
     let full = std::fs::read(path("full.qcow2")).unwrap();
-    for (name, length) in [("cut-data", full.len() - 131_072), ("cut-l2", 262_144), ("cut-l1", 196_608), ("cut-head", 80)]
+    for (name, length) in
+        [("cut-data", full.len() - 131_072), ("cut-l2", 262_144), ("cut-l1", 196_608), ("cut-head", 80)]
     {
         std::fs::write(path(name), &full[..length]).unwrap();
     }

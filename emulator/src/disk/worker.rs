@@ -56,7 +56,8 @@ impl Executor {
             }
             BlockOperation::Flush => self.flush().map(|()| Vec::new()),
             // Discarded ranges read as zeroes, always: replicas of one disk must not differ in them.
-            BlockOperation::Discard { offset, length } | BlockOperation::WriteZeroes { offset, length, unmap: true } => {
+            BlockOperation::Discard { offset, length }
+            | BlockOperation::WriteZeroes { offset, length, unmap: true } => {
                 self.check_range(offset, length)?;
                 self.zero(offset, length, true)?;
                 Ok(Vec::new())
@@ -89,11 +90,8 @@ impl Executor {
     }
 
     fn zero(&mut self, offset: u64, length: u64, discard: bool) -> io::Result<()> {
-        let result = if discard {
-            self.image.discard_to_zero(offset, length)
-        } else {
-            self.image.write_zeroes(offset, length)
-        };
+        let result =
+            if discard { self.image.discard_to_zero(offset, length) } else { self.image.write_zeroes(offset, length) };
         match result {
             // Old qcow2 versions and some file systems cannot punch holes.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write_zero_bytes(offset, length),

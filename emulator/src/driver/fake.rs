@@ -1,8 +1,8 @@
 //! A guest without a processor, for tests of the loops around it: a list of things to do, one after the other.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,10 @@ pub enum Op {
     Repeat,
     /// Switches the machine off.
     Shutdown,
+    /// Ends in a triple fault.
+    TripleFault,
+    /// Writes to the debug exit port.
+    DebugExit(u8),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -174,6 +178,8 @@ impl FakeGuest {
                 None
             }
             Op::Shutdown => Some(Stop::Shutdown),
+            Op::TripleFault => Some(Stop::TripleFault("RIP=0".to_owned())),
+            Op::DebugExit(value) => Some(Stop::DebugExit(value)),
         }
     }
 }
@@ -272,9 +278,7 @@ impl FakeSink {
 impl OutputSink for FakeSink {
     fn send(&mut self, output: Output) -> Result<(), DriverError> {
         match output {
-            Output::Block { request, .. } => {
-                self.requests.send(request).map_err(|_| DriverError::DiskThread(0))
-            }
+            Output::Block { request, .. } => self.requests.send(request).map_err(|_| DriverError::DiskThread(0)),
             Output::CharTransmit { data, .. } => {
                 self.printed += &String::from_utf8_lossy(&data);
                 Ok(())

@@ -152,8 +152,7 @@ impl Milestones {
     pub fn finish(&mut self) -> Result<(), DriverError> {
         for save in self.saves.drain(..) {
             if save.done {
-                std::fs::rename(&save.unfinished, &save.path)
-                    .map_err(|error| cannot_write(&save.path, &error))?;
+                std::fs::rename(&save.unfinished, &save.path).map_err(|error| cannot_write(&save.path, &error))?;
             } else {
                 tracing::warn!("{}: not written, the run ended before count {}", save.path.display(), save.count);
                 let _ = std::fs::remove_file(&save.unfinished);

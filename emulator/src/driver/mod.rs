@@ -11,7 +11,7 @@
 //! written against [`Guest`], so they are tested without a machine.
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod milestones;
 pub mod real;
 pub mod snapshot;

@@ -83,13 +83,18 @@ impl<'a> RealDriver<'a> {
             }
             match stop {
                 Stop::Idle { deadline_ns } => self.idle(deadline_ns),
-                _ => {
-                    let anchor = self.pacer.busy(self.now_ns(), self.guest.count());
-                    if let Some(anchor) = anchor {
-                        self.guest.deliver(Input::ClockAnchor(anchor));
-                    }
-                }
+                _ => self.keep_pace(),
             }
+        }
+    }
+
+    fn keep_pace(&mut self) {
+        let pace = self.pacer.busy(self.now_ns(), self.guest.count());
+        if let Some(anchor) = pace.anchor {
+            self.guest.deliver(Input::ClockAnchor(anchor));
+        }
+        if pace.hold_ns > 0 {
+            std::thread::sleep(Duration::from_nanos(pace.hold_ns));
         }
     }
 

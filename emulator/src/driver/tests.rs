@@ -22,9 +22,13 @@ fn run_real(guest: &mut FakeGuest, queue: &Arc<InputQueue>, milestones: &mut Mil
 }
 
 /// Runs under the virtual clock; `seed` varies how long the disk takes.
-fn run_virtual(guest: &mut FakeGuest, milestones: &mut Milestones, script: &str, seed: u64, restored: Option<snapshot::Pending>)
-    -> (RunEnd, String)
-{
+fn run_virtual(
+    guest: &mut FakeGuest,
+    milestones: &mut Milestones,
+    script: &str,
+    seed: u64,
+    restored: Option<snapshot::Pending>,
+) -> (RunEnd, String) {
     let queue = Arc::new(InputQueue::default());
     let mut random = seed;
     let mut sink = FakeSink::new(Arc::clone(&queue), move || {
@@ -74,7 +78,7 @@ fn thread_cpu_ns() -> u64 {
 fn guest_time_follows_the_host() {
     let queue = Arc::new(InputQueue::default());
     let work = [Op::Work(50_000), Op::Sleep(3 * MS), Op::Work(400_000), Op::Read];
-    let mut guest = FakeGuest::new(&[work.repeat(30), vec![Op::Shutdown]].concat());
+    let mut guest = FakeGuest::new(&[work.repeat(30), vec![Op::Sleep(60 * MS), Op::Shutdown]].concat());
     guest.step_cost = Duration::from_nanos(20);
     let started = Instant::now();
     let (end, _) = run_real(&mut guest, &queue, &mut Milestones::default());
@@ -184,9 +188,7 @@ fn a_restored_virtual_run_goes_on_as_if_nothing_had_been() {
     // In the middle of disk requests; the script has been played by then.
     for count in [2_000_003, 5_000_000, 6_700_001] {
         let file = directory.path().join("snapshot");
-        let (_, _) = digests(9, |milestones| {
-            milestones.with_save(&SavePoint { count, file: file.clone() }).unwrap()
-        });
+        let (_, _) = digests(9, |milestones| milestones.with_save(&SavePoint { count, file: file.clone() }).unwrap());
         // `digests` does not finish its milestones: the file still has its first name.
         let bytes = std::fs::read(directory.path().join("snapshot.unfinished")).unwrap();
         let (pending, state) = snapshot::parse(&bytes).unwrap();

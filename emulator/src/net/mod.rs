@@ -144,12 +144,7 @@ impl Net {
     ///
     /// # Errors
     /// When threads or descriptors have run out.
-    pub fn start(
-        self,
-        index: u8,
-        confinement: &Confinement,
-        queue: Arc<InputQueue>,
-    ) -> Result<NetHandle, NetError> {
+    pub fn start(self, index: u8, confinement: &Confinement, queue: Arc<InputQueue>) -> Result<NetHandle, NetError> {
         let shared = Arc::new(Shared::new()?);
         let mut passt = self.passt;
         if let Some(passt) = &mut passt {

@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ impl Passt {
         fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| failed(error.into()))?;
         let child = Command::new("passt")
             .args(["--foreground", "--quiet", "--fd", &theirs.as_raw_fd().to_string()])
+            // Ctrl-C is for the guest's power button; the network stays until the guest is down.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -44,12 +44,8 @@ impl Tap {
         // Without the offload the guest only loses speed.
         let segmentation = sys::set_tap_offload(&file, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6).is_ok();
         let receive_checksum = segmentation || sys::set_tap_offload(&file, TUN_F_CSUM).is_ok();
-        let offload = Offload {
-            checksum: true,
-            segmentation: true,
-            receive_checksum,
-            receive_segmentation: segmentation,
-        };
+        let offload =
+            Offload { checksum: true, segmentation: true, receive_checksum, receive_segmentation: segmentation };
         Ok((Self { file, name: name.to_owned(), buffer: vec![0; MAX_PACKET_BYTES] }, offload))
     }
 
@@ -100,7 +96,9 @@ impl AsFd for Tap {
 
 fn describe_tun(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => format!("{TUN_PATH} does not exist; load it with 'modprobe tun', or use --net passt"),
+        io::ErrorKind::NotFound => {
+            format!("{TUN_PATH} does not exist; load it with 'modprobe tun', or use --net passt")
+        }
         io::ErrorKind::PermissionDenied => format!("no permission to open {TUN_PATH}; use --net passt instead"),
         _ => format!("{TUN_PATH} cannot be opened ({error}); use --net passt instead"),
     }

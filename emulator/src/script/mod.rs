@@ -96,8 +96,7 @@ impl Script {
     /// When the file cannot be read or a line is wrong.
     pub fn load(path: &Path) -> Result<Self, ScriptError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScriptError::Read { path: name.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ScriptError::Read { path: name.clone(), source })?;
         Self::parse(&name, &text)
     }
 
@@ -106,7 +105,6 @@ impl Script {
     /// # Errors
     /// When a line is wrong.
     pub fn parse(name: &str, text: &str) -> Result<Self, ScriptError> {
-        parser::parse(text)
-            .map_err(|(line, reason)| ScriptError::Line { path: name.to_owned(), line, reason })
+        parser::parse(text).map_err(|(line, reason)| ScriptError::Line { path: name.to_owned(), line, reason })
     }
 }

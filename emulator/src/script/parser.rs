@@ -98,10 +98,7 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     if text.is_empty() || !text.is_ascii() {
         return None;
     }
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).ok().and_then(hex_byte))
-        .collect()
+    text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok().and_then(hex_byte)).collect()
 }
 
 /// The words of a step, taken from the front.

@@ -105,7 +105,8 @@ fn long_text_is_typed_in_portions() {
     let mut at = Vec::new();
     while let Some(due) = player.due() {
         at.push(due);
-        let Some(ScriptEvent::Input(Input::CharReceive { data, .. })) = player.take(InstructionCount(due), false) else {
+        let Some(ScriptEvent::Input(Input::CharReceive { data, .. })) = player.take(InstructionCount(due), false)
+        else {
             panic!("typing only");
         };
         typed.extend(data);

@@ -98,12 +98,7 @@ fn floating_point(text: &mut String, native: &Outcome, guest: &Outcome, ignored:
         if a.regs[index] != b.regs[index] && ignored.x87 >> index & 1 == 0 {
             let show = |(mantissa, exponent): (u64, u16)| format!("{exponent:04x}:{mantissa:016x}");
             let stack = (index + 8 - a.top()) & 7;
-            let _ = writeln!(
-                text,
-                "  r{index} (st{stack}) {}, not {}",
-                show(b.regs[index]),
-                show(a.regs[index])
-            );
+            let _ = writeln!(text, "  r{index} (st{stack}) {}, not {}", show(b.regs[index]), show(a.regs[index]));
         }
     }
     for index in 0..16 {

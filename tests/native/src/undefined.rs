@@ -53,7 +53,11 @@ pub fn flags(case: &Case, instruction: &Instruction) -> u64 {
         Mnemonic::Div | Mnemonic::Idiv => ALL,
         Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar => shift(case, instruction),
         Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr => {
-            if count(case, instruction) == 1 { 0 } else { OF }
+            if count(case, instruction) == 1 {
+                0
+            } else {
+                OF
+            }
         }
         Mnemonic::Shld | Mnemonic::Shrd => double_shift(case, instruction),
         _ => 0,

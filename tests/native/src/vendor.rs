@@ -19,17 +19,29 @@ pub const TABLE: &[(&str, &str)] = &[
     ("CMPS with faults in both operands", "which of them is raised"),
     ("CALL with a target that is not canonical and a stack that faults", "which exception is raised"),
     ("BT, BTS, BTR, BTC with the offset register in the address", "which exception an address that wraps raises"),
-    ("#AC for operands of more than 8 bytes", "Intel leaves it to the implementation, and which comes first of it and #GP, #PF"),
+    (
+        "#AC for operands of more than 8 bytes",
+        "Intel leaves it to the implementation, and which comes first of it and #GP, #PF",
+    ),
     ("MASKMOVQ, MASKMOVDQU", "whether bytes that are not stored fault: left to the implementation"),
     ("SHA1*, SHA256* with an operand that is not aligned", "Intel raises #GP, AMD does not"),
     ("RCPPS, RCPSS, RSQRTPS, RSQRTSS", "destination: an approximation; only its error is bounded"),
     ("CVTPI2PS xmm, m64", "Intel enters MMX mode (TOP and tags) with a memory operand too"),
     ("CVT(T)PS2PI, CVT(T)PD2PI, CVTPI2PS that raise #XM", "AMD enters MMX mode before the fault"),
-    ("FSIN, FCOS, FSINCOS, FPTAN, FPATAN, F2XM1, FYL2X, FYL2XP1", "result, condition codes, inexact and underflow; of F2XM1 and FYL2XP1 outside their domain everything"),
-    ("FCOM*, FUCOM*, FICOM*, FTST with an unmasked exception", "condition codes, flags: Intel leaves them, AMD sets them"),
+    (
+        "FSIN, FCOS, FSINCOS, FPTAN, FPATAN, F2XM1, FYL2X, FYL2XP1",
+        "result, condition codes, inexact and underflow; of F2XM1 and FYL2XP1 outside their domain everything",
+    ),
+    (
+        "FCOM*, FUCOM*, FICOM*, FTST with an unmasked exception",
+        "condition codes, flags: Intel leaves them, AMD sets them",
+    ),
     ("FLD m32, m64 of a denormal with #D unmasked", "Intel leaves TOP and registers, AMD pushes"),
     ("FXSAVE, FXRSTOR across a page's border", "whether the bytes that are not used can fault"),
-    ("FXSAVE, FXRSTOR, FNSAVE, FRSTOR, FNSTENV, FLDENV, RETF, IRET", "in which order their accesses fault: the address of #PF"),
+    (
+        "FXSAVE, FXRSTOR, FNSAVE, FRSTOR, FNSTENV, FLDENV, RETF, IRET",
+        "in which order their accesses fault: the address of #PF",
+    ),
     ("ENTER that faults", "whether what it pushed before is in memory, and which fault comes first"),
     ("INT1", "RIP: some hypervisors push that of the instruction itself"),
     ("opcodes that do not exist at the end of a page", "#UD or a fault in the fetch of what would follow"),
@@ -155,7 +167,9 @@ fn x87(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome
         | Mnemonic::Fucomip => ignored.status |= C1,
         Mnemonic::Fscale if unmasked => ignored.status |= C1 | PE,
         Mnemonic::Ffree | Mnemonic::Ffreep => ignored.status |= C1 | C023,
-        Mnemonic::Fprem | Mnemonic::Fprem1 if unmasked || raised & IE != 0 || is_nan(native) => ignored.status |= C1 | C023,
+        Mnemonic::Fprem | Mnemonic::Fprem1 if unmasked || raised & IE != 0 || is_nan(native) => {
+            ignored.status |= C1 | C023
+        }
         Mnemonic::Fld if raised & IE != 0 && instruction.op0_kind() == OpKind::Register => ignored.status |= C1,
         _ => images(case, instruction, ignored),
     }
@@ -234,11 +248,7 @@ fn is_denormal_load(case: &Case, instruction: &Instruction, native: &Outcome) ->
 pub fn ignore_after_fault(instruction: &Instruction, native: &Outcome, ignored: &mut Ignored) {
     let conversion = matches!(
         instruction.mnemonic(),
-        Mnemonic::Cvtps2pi
-            | Mnemonic::Cvttps2pi
-            | Mnemonic::Cvtpd2pi
-            | Mnemonic::Cvttpd2pi
-            | Mnemonic::Cvtpi2ps
+        Mnemonic::Cvtps2pi | Mnemonic::Cvttps2pi | Mnemonic::Cvtpd2pi | Mnemonic::Cvttpd2pi | Mnemonic::Cvtpi2ps
     );
     if matches!(instruction.mnemonic(), Mnemonic::Enter) {
         ignored.memory.push((DATA, DATA_BYTES));

@@ -12,8 +12,10 @@ pub use packages::{Packages, workspace_packages};
 /// The repository's root.
 #[must_use]
 pub fn root() -> PathBuf {
-    // tests/tidy is two levels below it.
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
+    // Cargo tells a test where its package is; what was there at compile time may be another work tree by now.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    // tests/tidy is two levels below the root.
+    Path::new(&package).ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
 }
 
 /// A file under version control, or about to be.

@@ -4,11 +4,13 @@ mod aes;
 mod clmul;
 mod crc32;
 mod sha;
+#[cfg(test)]
+mod tests;
 
 use iced_x86::Instruction;
 
-use super::sse::vector::Vector;
 use super::sse::registers;
+use super::sse::vector::Vector;
 use crate::core::Core;
 use crate::mmu::CodeMode;
 use crate::op::{Handler, OP_MEMORY, Op, Stop};

@@ -5,7 +5,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::super::{operand, operand_size, segment_slot};
+use super::super::{effective_segment, operand, operand_size, segment_slot};
 use super::vector::split;
 use crate::core::Core;
 use crate::mmu::CodeMode;
@@ -77,7 +77,7 @@ fn maskmovq(core: &mut Core, op: &Op) -> Done {
 
 /// The implicit memory operand at DS:RDI, and the two registers.
 fn masked_move(ins: &Instruction, op: &mut Op, mode: CodeMode) {
-    op.seg = segment_slot(ins.memory_segment(), mode);
+    op.seg = segment_slot(effective_segment(ins, mode), mode);
     op.base = RDI;
     op.index = SLOT_ZERO;
     op.disp = 0;
@@ -97,7 +97,13 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, mode: CodeMode) -> Option<H
         M::Ldmxcsr => ldmxcsr,
         M::Stmxcsr => stmxcsr,
         M::Lfence | M::Mfence | M::Sfence => nothing,
-        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetch | M::Prefetchw | M::Prefetchwt1 => nothing,
+        M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetch
+        | M::Prefetchw
+        | M::Prefetchwt1 => nothing,
         M::Movnti => {
             op.src = operand(ins, 1);
             if operand_size(ins, 0) == 8 { movnti_64 } else { movnti_32 }

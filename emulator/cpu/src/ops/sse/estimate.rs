@@ -53,7 +53,8 @@ pub(super) fn reciprocal(bits: u32) -> u32 {
     let m = u64::from(magnitude & 0x7f_ffff | 0x80_0000);
     let significand = ((1 << 36) / m + 1) >> 1;
     let exponent = -(biased - BIAS) - 1;
-    let (significand, exponent) = if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
+    let (significand, exponent) =
+        if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
     if exponent < 1 - BIAS {
         return sign;
     }
@@ -85,7 +86,8 @@ pub(super) fn reciprocal_root(bits: u32) -> u32 {
     let twice = ((1_u64 << 49) / m).isqrt();
     let significand = (twice + 1) >> 1;
     let exponent = -k - 1;
-    let (significand, exponent) = if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
+    let (significand, exponent) =
+        if significand == 1 << 12 { (1 << 11, exponent + 1) } else { (significand, exponent) };
     pack(0, significand as u32, exponent)
 }
 
@@ -116,4 +118,58 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<
     };
     registers(ins, op);
     Some(handler)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{reciprocal, reciprocal_root};
+
+    #[test]
+    fn special_operands() {
+        let cases = [
+            (0x0000_0000, 0x7f80_0000, 0x7f80_0000),
+            (0x8000_0000, 0xff80_0000, 0xff80_0000),
+            (0x007f_ffff, 0x7f80_0000, 0x7f80_0000),
+            (0x807f_ffff, 0xff80_0000, 0xff80_0000),
+            (0x7f80_0000, 0x0000_0000, 0x0000_0000),
+            (0xff80_0000, 0x8000_0000, 0xffc0_0000),
+            (0x7f80_0001, 0x7fc0_0001, 0x7fc0_0001),
+            (0xffc1_2345, 0xffc1_2345, 0xffc1_2345),
+            (0x3f80_0000, 0x3f80_0000, 0x3f80_0000),
+            (0xbf80_0000, 0xbf80_0000, 0xffc0_0000),
+            (0x4000_0000, 0x3f00_0000, 0x3f35_0000),
+            (0x4080_0000, 0x3e80_0000, 0x3f00_0000),
+            (0x0080_0000, 0x7e80_0000, 0x5f00_0000),
+            // 2^126 has a normal reciprocal, what is more than half a last bit larger has not.
+            (0x7e80_0000, 0x0080_0000, 0x2000_0000),
+            (0x7e80_1000, 0x0000_0000, 0x1fff_f000),
+            (0xff7f_ffff, 0x8000_0000, 0xffc0_0000),
+        ];
+        for (operand, inverse, root) in cases {
+            assert_eq!(reciprocal(operand), inverse, "1 / {operand:08x}");
+            assert_eq!(reciprocal_root(operand), root, "1 / sqrt({operand:08x})");
+        }
+    }
+
+    /// |estimate * x - 1| and |estimate^2 * x - 1| in exact arithmetic.
+    #[test]
+    fn error_is_within_the_manuals_bound() {
+        for step in 0..60_000_u32 {
+            let operand = 0x3f80_0000 + step * 279;
+            let significand = |bits: u32| u128::from(bits & 0x7f_ffff | 0x80_0000);
+            let exponent = |bits: u32| (bits >> 23) as i32 - 127 - 23;
+            let inverse = reciprocal(operand);
+            // Both sides as multiples of 2^-60.
+            let product = significand(inverse) * significand(operand);
+            let shift = 60 + exponent(inverse) + exponent(operand);
+            let error = (product << shift).abs_diff(1 << 60);
+            assert!(error <= 3 << 47, "1 / {operand:08x}: error {error}");
+            let root = reciprocal_root(operand);
+            let product = significand(root) * significand(root) * significand(operand);
+            let shift = 80 + 2 * exponent(root) + exponent(operand);
+            // Twice the relative error of the root itself, to first order.
+            let error = (product << shift).abs_diff(1 << 80);
+            assert!(error <= 3 << 68, "1 / sqrt({operand:08x}): error {error}");
+        }
+    }
 }

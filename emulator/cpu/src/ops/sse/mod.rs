@@ -4,7 +4,7 @@
 //! (#GP) but for the unaligned moves and the string comparisons.
 //!
 //! Integer operations: [`packed`], [`shift`], [`shuffle`], [`extend`], [`strings`]. Floating point: [`float`] runs the
-//! host's own instruction under the guest's MXCSR; [`estimate`] has the reciprocals, which differ between hosts, in integer
+//! host's own instruction under the guest's MXCSR, [`scalar`] does without where it can; [`estimate`] has the reciprocals, which differ between hosts, in integer
 //! arithmetic. [`moves`] and [`control`] have no arithmetic.
 
 mod compare;
@@ -16,14 +16,17 @@ mod extend;
 mod float;
 mod moves;
 mod packed;
+mod scalar;
 mod shift;
 mod shuffle;
 mod strings;
+#[cfg(test)]
+mod tests;
 mod unmasked;
 pub(super) mod vector;
 
-pub(super) use moves::registers;
 use iced_x86::Instruction;
+pub(super) use moves::registers;
 
 use crate::mmu::CodeMode;
 use crate::op::{Handler, Op};

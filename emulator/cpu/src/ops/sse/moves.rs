@@ -15,30 +15,34 @@ fn copy(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
-fn load_aligned(core: &mut Core, op: &Op) -> Done {
+fn load<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let value = core.load_aligned(op)?;
+    let Some(value) = core.quick_load::<ALIGNED>(op) else { return load_slow::<ALIGNED>(core, op) };
     core.set_xmm(op.dst, value);
     Ok(())
 }
 
-fn load_unaligned(core: &mut Core, op: &Op) -> Done {
-    core.check_sse()?;
-    let value = core.load_unaligned(op)?;
+#[cold]
+#[inline(never)]
+fn load_slow<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
+    let value = if ALIGNED { core.load_aligned(op)? } else { core.load_unaligned(op)? };
     core.set_xmm(op.dst, value);
     Ok(())
 }
 
-fn store_aligned(core: &mut Core, op: &Op) -> Done {
+fn store<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let value = core.xmm(op.src);
-    core.store_aligned(op, value)
+    match core.quick_store::<ALIGNED>(op, core.xmm(op.src)) {
+        Some(()) => Ok(()),
+        None => store_slow::<ALIGNED>(core, op),
+    }
 }
 
-fn store_unaligned(core: &mut Core, op: &Op) -> Done {
-    core.check_sse()?;
+#[cold]
+#[inline(never)]
+fn store_slow<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
     let value = core.xmm(op.src);
-    core.store_unaligned(op, value)
+    if ALIGNED { core.store_aligned(op, value) } else { core.store_unaligned(op, value) }
 }
 
 /// MOVQ, MOVSD and MOVLPD-like stores of one half; `HALF` 1 is the upper one.
@@ -242,7 +246,8 @@ fn movd_movq(ins: &Instruction) -> Handler {
         return if mmx { mmx_copy } else { copy_64 };
     }
     // The operand that is not a vector register says how wide the move is.
-    let (into_vector, wide) = if vector(0) { (true, operand_size(ins, 1) == 8) } else { (false, operand_size(ins, 0) == 8) };
+    let (into_vector, wide) =
+        if vector(0) { (true, operand_size(ins, 1) == 8) } else { (false, operand_size(ins, 0) == 8) };
     let memory = in_memory(ins, 0) || in_memory(ins, 1);
     match (mmx, into_vector, memory, wide) {
         (true, true, true, false) => mmx_load_32,
@@ -285,23 +290,62 @@ pub(in super::super) fn registers(ins: &Instruction, op: &mut Op) {
 }
 
 /// Handler of an instruction of this family.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<Handler> {
     use Mnemonic as M;
-    let (store, load) = (in_memory(ins, 0), in_memory(ins, 1));
+    let (to_memory, from_memory) = (in_memory(ins, 0), in_memory(ins, 1));
     let handler: Handler = match ins.mnemonic() {
         M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => {
-            if store { store_aligned } else if load { load_aligned } else { copy }
+            if to_memory {
+                store::<true>
+            } else if from_memory {
+                load::<true>
+            } else {
+                copy
+            }
         }
         M::Movups | M::Movupd | M::Movdqu | M::Lddqu => {
-            if store { store_unaligned } else if load { load_unaligned } else { copy }
+            if to_memory {
+                store::<false>
+            } else if from_memory {
+                load::<false>
+            } else {
+                copy
+            }
         }
-        M::Movss => if store { store_32 } else if load { load_32 } else { copy_32 },
+        M::Movss => {
+            if to_memory {
+                store_32
+            } else if from_memory {
+                load_32
+            } else {
+                copy_32
+            }
+        }
         // The string instruction of the same name has no vector register.
         M::Movsd if is_xmm(ins, 0) || is_xmm(ins, 1) => {
-            if store { store_half::<0> } else if load { load_64 } else { copy_half::<0, 0> }
+            if to_memory {
+                store_half::<0>
+            } else if from_memory {
+                load_64
+            } else {
+                copy_half::<0, 0>
+            }
         }
-        M::Movlps | M::Movlpd => if store { store_half::<0> } else { load_half::<0> },
-        M::Movhps | M::Movhpd => if store { store_half::<1> } else { load_half::<1> },
+        M::Movlps | M::Movlpd => {
+            if to_memory {
+                store_half::<0>
+            } else {
+                load_half::<0>
+            }
+        }
+        M::Movhps | M::Movhpd => {
+            if to_memory {
+                store_half::<1>
+            } else {
+                load_half::<1>
+            }
+        }
         M::Movhlps => copy_half::<0, 1>,
         M::Movlhps => copy_half::<1, 0>,
         M::Movd | M::Movq => movd_movq(ins),
@@ -310,7 +354,13 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<
         M::Movdq2q => movdq2q,
         M::Movmskps => movmskps,
         M::Movmskpd => movmskpd,
-        M::Pmovmskb => if is_mmx(ins, 1) { mmx_pmovmskb } else { pmovmskb },
+        M::Pmovmskb => {
+            if is_mmx(ins, 1) {
+                mmx_pmovmskb
+            } else {
+                pmovmskb
+            }
+        }
         M::Movsldup => duplicate::<0>,
         M::Movshdup => duplicate::<1>,
         M::Movddup => movddup,

@@ -150,7 +150,7 @@ fn rounds<F: Float>(a: Vector, b: Vector, lane: usize, daz: bool) -> bool {
         // Both are odd: the quotient ends only if the divisor divides the dividend.
         Kind::Div => a.significand % b.significand != 0,
         Kind::Add | Kind::Sub | Kind::AddSub => {
-            let subtract = F::KIND == Kind::Sub || F::KIND == Kind::AddSub && lane % 2 == 0;
+            let subtract = F::KIND == Kind::Sub || F::KIND == Kind::AddSub && lane.is_multiple_of(2);
             let same_sign = (a.negative == b.negative) != subtract;
             let (high, low) = if a.exponent >= b.exponent { (a, b) } else { (b, a) };
             let distance = high.exponent.abs_diff(low.exponent);
@@ -168,4 +168,113 @@ fn rounds<F: Float>(a: Vector, b: Vector, lane: usize, daz: bool) -> bool {
 /// Bits from the highest one that is set.
 fn bits(value: u128) -> u32 {
     128 - value.leading_zeros()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{core, step};
+    use super::super::vector::join;
+    use crate::mmu::cr4;
+    use crate::op::Stop;
+    use crate::vector;
+
+    const ADDSS: [u8; 4] = [0xf3, 0x0f, 0x58, 0xc1];
+    const SUBSS: [u8; 4] = [0xf3, 0x0f, 0x5c, 0xc1];
+    const MULSS: [u8; 4] = [0xf3, 0x0f, 0x59, 0xc1];
+    const DIVSS: [u8; 4] = [0xf3, 0x0f, 0x5e, 0xc1];
+    const CVTSD2SS: [u8; 4] = [0xf2, 0x0f, 0x5a, 0xc1];
+    const ADDPS: [u8; 3] = [0x0f, 0x58, 0xc1];
+    const MULPS: [u8; 3] = [0x0f, 0x59, 0xc1];
+    const DIVPS: [u8; 3] = [0x0f, 0x5e, 0xc1];
+    const HADDPS: [u8; 4] = [0xf2, 0x0f, 0x7c, 0xc1];
+    const DPPS: [u8; 6] = [0x66, 0x0f, 0x3a, 0x40, 0xc1, 0xff];
+    const ONE: u32 = 0x3f80_0000;
+
+    /// Executes and returns MXCSR, and whether #XM was raised.
+    fn run(bytes: &[u8], a: [u32; 4], b: [u32; 4], mxcsr: u32) -> (u32, bool) {
+        let mut core = core();
+        core.set_xmm(0, join(a));
+        core.set_xmm(1, join(b));
+        core.vector.mxcsr = mxcsr;
+        let done = step(&mut core, bytes);
+        if done.is_err() {
+            assert_eq!(core.fault.vector, vector::XM);
+            assert_eq!(super::split::<[u32; 4]>(core.xmm(0)), a, "the destination changed");
+        }
+        (core.vector.mxcsr, done.is_err())
+    }
+
+    fn scalar(bytes: &[u8], a: u32, b: u32, mxcsr: u32) -> (u32, bool) {
+        run(bytes, [a, ONE, ONE, ONE], [b, ONE, ONE, ONE], mxcsr)
+    }
+
+    /// Seen on processors: MXCSR in the handler of the exception.
+    #[test]
+    fn scalar_exceptions() {
+        // Overflow: exact and rounded, with exponents unbounded.
+        assert_eq!(scalar(&ADDSS, 0x7f7f_ffff, 0x7f7f_ffff, 0x1b80), (0x1b88, true));
+        assert_eq!(scalar(&ADDSS, 0x7f7f_ffff, 0x7f7f_ffff, 0x1f80), (0x1fa8, false));
+        assert_eq!(scalar(&MULSS, 0x7f7f_ffff, 0x3f80_0001, 0x1b80), (0x1ba8, true));
+        // Underflow: exact results too, whatever flush-to-zero says.
+        assert_eq!(scalar(&MULSS, 0x0080_0000, 0x3f00_0000, 0x1780), (0x1790, true));
+        assert_eq!(scalar(&MULSS, 0x0080_0000, 0x3f00_0000, 0x1f80), (0x1f80, false));
+        assert_eq!(scalar(&MULSS, 0x0080_0000, 0x3f00_0000, 0x9780), (0x9790, true));
+        assert_eq!(scalar(&MULSS, 0x0080_0001, 0x3f00_0000, 0x1780), (0x1790, true));
+        assert_eq!(scalar(&MULSS, 0x0080_0001, 0x3f00_0001, 0x1780), (0x17b0, true));
+        assert_eq!(scalar(&MULSS, 0x0080_0001, 0x3f00_0001, 0x0780), (0x07b0, true));
+        assert_eq!(scalar(&MULSS, 0x0080_0001, 0x3f00_0000, 0x0f80), (0x0fb0, true));
+        assert_eq!(scalar(&MULSS, 0x0080_0000, 0x3f00_0000, 0x8f80), (0x8fb0, true));
+        assert_eq!(scalar(&SUBSS, 3, 1, 0x1780), (0x1792, true));
+        assert_eq!(scalar(&SUBSS, 3, 1, 0x17c0), (0x17c0, false));
+        assert_eq!(scalar(&SUBSS, 0x0080_0003, 0x0080_0001, 0x1780), (0x1790, true));
+        assert_eq!(run(&CVTSD2SS, [0; 4], [0, 0x37e0_0000, 0, 0], 0x1780), (0x1790, true));
+        // Denormal operands and division by zero come before the result.
+        assert_eq!(scalar(&ADDSS, 3, 0x3f80_0001, 0x1e80), (0x1e82, true));
+        assert_eq!(scalar(&DIVSS, ONE, 0, 0x1d80), (0x1d84, true));
+        assert_eq!(scalar(&DIVSS, 1, 0, 0x1e80), (0x1e84, false));
+        // A flag that is set already raises nothing by itself.
+        assert_eq!(scalar(&ADDSS, ONE, ONE, 0x1b88), (0x1b88, false));
+    }
+
+    #[test]
+    fn packed_exceptions() {
+        let (max, tiny) = (0x7f7f_ffff, 0x0080_0000);
+        assert_eq!(run(&DIVPS, [ONE, max, ONE, ONE], [0, tiny, ONE, ONE], 0x1b80), (0x1b8c, true));
+        assert_eq!(run(&DIVPS, [ONE, max, ONE, ONE], [0, tiny, ONE, ONE], 0x1d80), (0x1d84, true));
+        assert_eq!(run(&ADDPS, [0x7f80_0001, 1, ONE, ONE], [0, ONE, ONE, ONE], 0x1f00), (0x1f03, true));
+        assert_eq!(run(&ADDPS, [0x7f80_0001, 1, ONE, ONE], [0, ONE, ONE, ONE], 0x1e80), (0x1e83, true));
+        let (a, b) = ([0x7f80_0001, ONE, ONE, ONE], [ONE, 0x4040_0000, 0, ONE]);
+        assert_eq!(run(&DIVPS, a, b, 0x0f80), (0x0fa5, true));
+        assert_eq!(
+            run(&MULPS, [tiny, 0x3f80_0001, ONE, ONE], [0x3f00_0000, 0x3f80_0001, 0, ONE], 0x0f80),
+            (0x0fa0, true)
+        );
+        let (a, b) = ([max, 0x0080_0001, ONE, ONE], [0x4000_0000, 0x3f00_0001, ONE, ONE]);
+        assert_eq!(run(&MULPS, a, b, 0x1b80), (0x1bb8, true));
+        let (a, b) = ([max, ONE, ONE, ONE], [0x4000_0000, 0x3f00_0001, ONE, ONE]);
+        assert_eq!(run(&MULPS, a, b, 0x1b80), (0x1b88, true));
+        let (a, b) = ([0x7f80_0001, 0x3f80_0001, 1, ONE], [max, max, ONE, ONE]);
+        assert_eq!(run(&HADDPS, a, b, 0x1f00), (0x1f03, true));
+    }
+
+    #[test]
+    fn dot_product_stops_at_the_first_exception() {
+        let max = 0x7f7f_ffff;
+        let (a, b) = ([max, 0x3f80_0001, 1, ONE], [max, max, ONE, ONE]);
+        assert_eq!(run(&DPPS, a, b, 0x1b80), (0x1baa, true));
+        assert_eq!(run(&DPPS, a, b, 0x1e80), (0x1e82, true));
+        assert_eq!(run(&DPPS, a, b, 0x1f80), (0x1faa, false));
+        let (a, b) = ([0x7f80_0000, 0x3f80_0001, 0xff80_0000, ONE], [ONE, max, ONE, ONE]);
+        assert_eq!(run(&DPPS, a, b, 0x1f00), (0x1f29, true));
+    }
+
+    #[test]
+    fn invalid_opcode_without_osxmmexcpt() {
+        let mut core = core();
+        core.sys.cr4 &= !cr4::OSXMMEXCPT;
+        core.set_xmm(0, join([ONE, 0, 0, 0]));
+        core.vector.mxcsr = 0x1d80;
+        assert_eq!(step(&mut core, &DIVSS), Err(Stop::Fault));
+        assert_eq!(core.fault.vector, vector::UD);
+    }
 }

@@ -59,6 +59,7 @@ pub(super) fn move_top(core: &mut Core, op: &Op) -> Done {
 pub(super) fn free(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
     core.fpu.instruction = core.op_rip(op);
+    core.fpu.status &= !C1;
     core.fpu.free(op.dst);
     if op.aux != 0 {
         core.fpu.pop();

@@ -272,11 +272,8 @@ impl Env {
     pub fn finish(&mut self, negative: bool, exponent: i32, significand: u128) -> Float80 {
         debug_assert!(significand >> 127 == 1);
         let rounded = self.round(negative, significand, self.precision);
-        let (mantissa, after) = if rounded.carry {
-            (INTEGER, exponent + 1)
-        } else {
-            ((rounded.significand >> 64) as u64, exponent)
-        };
+        let (mantissa, after) =
+            if rounded.carry { (INTEGER, exponent + 1) } else { ((rounded.significand >> 64) as u64, exponent) };
         if after <= 0 {
             if self.is_masked(UE) {
                 return self.denormalise(negative, exponent, significand);
@@ -284,7 +281,11 @@ impl Env {
             self.raise(UE);
             self.inexact(&rounded);
             // Only FSCALE goes so low that the adjusted exponent does not fit either.
-            return if after + WRAP <= 0 { zero(negative) } else { float(negative, after + WRAP, mantissa) };
+            if after + WRAP <= 0 {
+                self.raise(PE);
+                return zero(negative);
+            }
+            return float(negative, after + WRAP, mantissa);
         }
         if after >= MAX_EXPONENT {
             if self.is_masked(OE) {
@@ -293,7 +294,11 @@ impl Env {
             self.raise(OE);
             self.inexact(&rounded);
             let wrapped = after - WRAP;
-            return if wrapped >= MAX_EXPONENT { infinity(negative) } else { float(negative, wrapped, mantissa) };
+            if wrapped >= MAX_EXPONENT {
+                self.raise(PE | C1);
+                return infinity(negative);
+            }
+            return float(negative, wrapped, mantissa);
         }
         self.inexact(&rounded);
         float(negative, after, mantissa)

@@ -115,9 +115,10 @@ pub(super) fn sign(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
-/// FPREM, and FPREM1 with `op.aux` set.
+/// FPREM, and FPREM1 with `op.aux` set. C2 is cleared whatever happens, so that loops on it end.
 pub(super) fn remainder(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
+    core.fpu.status &= !C2;
     if core.fpu.is_empty(0) || core.fpu.is_empty(1) {
         core.x87_underflow(op, 0);
         return Ok(());
@@ -125,7 +126,9 @@ pub(super) fn remainder(core: &mut Core, op: &Op) -> Done {
     let mut env = core.x87_env();
     let (result, codes) = partial::remainder(&mut env, &core.fpu.operand(0), &core.fpu.operand(1), op.aux != 0);
     if core.x87_settle(op, env.flags) {
-        core.fpu.set_conditions(codes);
+        if let Some(codes) = codes {
+            core.fpu.set_conditions(codes);
+        }
         core.fpu.set(0, result);
     }
     Ok(())
@@ -166,14 +169,12 @@ pub(super) fn extract(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
-/// Sets C2 and nothing else when the argument is out of range; else clears it.
+/// Sets C2 and nothing else when the argument is out of range.
 fn in_range(core: &mut Core, op: &Op) -> bool {
     let out = trigonometry::out_of_range(&core.fpu.operand(0));
     if out {
         core.x87_settle(op, 0);
         core.fpu.status |= C2;
-    } else {
-        core.fpu.status &= !C2;
     }
     !out
 }
@@ -181,6 +182,7 @@ fn in_range(core: &mut Core, op: &Op) -> bool {
 /// FSIN, and FCOS with `op.aux` set.
 pub(super) fn sine_or_cosine(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
+    core.fpu.status &= !C2;
     if core.fpu.is_empty(0) {
         core.x87_underflow(op, 0);
         return Ok(());
@@ -188,8 +190,7 @@ pub(super) fn sine_or_cosine(core: &mut Core, op: &Op) -> Done {
     if in_range(core, op) {
         let mut env = core.x87_env();
         let a = core.fpu.operand(0);
-        let result =
-            if op.aux != 0 { trigonometry::fcos(&mut env, &a) } else { trigonometry::fsin(&mut env, &a) };
+        let result = if op.aux != 0 { trigonometry::fcos(&mut env, &a) } else { trigonometry::fsin(&mut env, &a) };
         if core.x87_settle(op, env.flags) {
             core.fpu.set(0, result);
         }
@@ -200,6 +201,7 @@ pub(super) fn sine_or_cosine(core: &mut Core, op: &Op) -> Done {
 /// FSINCOS: the sine replaces ST(0), the cosine is pushed. C1 tells how the cosine was rounded.
 pub(super) fn sine_and_cosine(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
+    core.fpu.status &= !C2;
     if room_for_two(core, op) && in_range(core, op) {
         let a = core.fpu.operand(0);
         let mut first = core.x87_env();
@@ -215,6 +217,7 @@ pub(super) fn sine_and_cosine(core: &mut Core, op: &Op) -> Done {
 /// FPTAN: the tangent replaces ST(0), and one is pushed.
 pub(super) fn tangent(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
+    core.fpu.status &= !C2;
     if room_for_two(core, op) && in_range(core, op) {
         let mut env = core.x87_env();
         let a = core.fpu.operand(0);

@@ -128,13 +128,15 @@ pub(super) fn compare_memory<S: Source>(core: &mut Core, op: &Op) -> Done {
 /// FTST.
 pub(super) fn test(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
-    let operands =
-        if core.fpu.is_empty(0) { None } else { Some((core.fpu.operand(0), Operand::new(zero(false)))) };
+    let operands = if core.fpu.is_empty(0) { None } else { Some((core.fpu.operand(0), Operand::new(zero(false)))) };
     finish_compare(core, op, operands);
     Ok(())
 }
 
 /// Compares and says what becomes of it; `None` for a stack underflow.
+///
+/// The codes are set even when the exception is unmasked, and only the stack stays as it is: the manual says
+/// otherwise, but the processors of both vendors do so.
 fn order(core: &Core, op: &Op, operands: Option<(Operand, Operand)>) -> (u16, Verdict) {
     let mut env = core.x87_env();
     let order = match operands {
@@ -150,8 +152,8 @@ fn order(core: &Core, op: &Op, operands: Option<(Operand, Operand)>) -> (u16, Ve
 fn finish_compare(core: &mut Core, op: &Op, operands: Option<(Operand, Operand)>) {
     let (codes, verdict) = order(core, op, operands);
     core.x87_commit(op, verdict);
+    core.fpu.set_conditions(codes);
     if verdict.stores {
-        core.fpu.set_conditions(codes);
         for _ in 0..op.aux & 3 {
             core.fpu.pop();
         }
@@ -168,12 +170,10 @@ pub(super) fn compare_flags(core: &mut Core, op: &Op) -> Done {
     };
     let (codes, verdict) = order(core, op, operands);
     core.x87_commit(op, verdict);
-    if verdict.stores {
-        let flag = |code, flag| if codes & code != 0 { flag } else { 0 };
-        core.flags.set_arithmetic(flag(C0, CF) | flag(C2, PF) | flag(C3, ZF));
-        if op.aux & 3 != 0 {
-            core.fpu.pop();
-        }
+    let flag = |code, flag| if codes & code != 0 { flag } else { 0 };
+    core.flags.set_arithmetic(flag(C0, CF) | flag(C2, PF) | flag(C3, ZF));
+    if verdict.stores && op.aux & 3 != 0 {
+        core.fpu.pop();
     }
     Ok(())
 }

@@ -6,33 +6,33 @@ use super::float::{BIAS, C1, Class, Env, INTEGER, Operand, ZE, float, infinity, 
 use crate::state::Float80;
 
 /// FPREM (`nearest` false: the quotient is truncated) and FPREM1 (rounded to nearest). Returns the (partial) remainder and
-/// the condition codes.
+/// the condition codes, which other results leave alone.
 ///
 /// When the exponents differ by 64 or more, one execution takes off as many bits as Intel's processors do, 32 to 63;
 /// the manual leaves the number open in that range.
-pub(super) fn remainder(env: &mut Env, a: &Operand, b: &Operand, nearest: bool) -> (Float80, u16) {
+pub(super) fn remainder(env: &mut Env, a: &Operand, b: &Operand, nearest: bool) -> (Float80, Option<u16>) {
     if let Some(nan) = env.two_nans(a, b) {
-        return (nan, 0);
+        return (nan, None);
     }
     if a.is_infinity() || b.is_zero() {
-        return (env.invalid(), 0);
+        return (env.invalid(), None);
     }
     env.note_denormal(&[a, b]);
     if a.is_zero() {
-        return (a.raw, 0);
+        return (a.raw, Some(0));
     }
     if b.is_infinity() {
-        return (exact(env, a.negative, a.exponent, u128::from(a.significand)), 0);
+        return (exact(env, a.negative, a.exponent, u128::from(a.significand)), Some(0));
     }
     let distance = a.exponent - b.exponent;
     let divisor = u128::from(b.significand);
     if distance >= 64 {
         let bits = distance & 31 | 32;
         let rest = (u128::from(a.significand) << bits) % divisor;
-        return (exact(env, a.negative, b.exponent + distance - bits, rest), C2);
+        return (exact(env, a.negative, b.exponent + distance - bits, rest), Some(C2));
     }
     if distance < -1 || distance == -1 && !nearest {
-        return (exact(env, a.negative, a.exponent, u128::from(a.significand)), 0);
+        return (exact(env, a.negative, a.exponent, u128::from(a.significand)), Some(0));
     }
     // At distance -1 the quotient is below one; both are taken at the exponent of `a`.
     let (dividend, divisor, exponent) = if distance < 0 {
@@ -49,7 +49,7 @@ pub(super) fn remainder(env: &mut Env, a: &Operand, b: &Operand, nearest: bool) 
     }
     let bit = |n: u32, code: u16| if quotient >> n & 1 != 0 { code } else { 0 };
     let result = if rest == 0 { zero(a.negative) } else { exact(env, negative, exponent, rest) };
-    (result, bit(0, C1) | bit(1, C3) | bit(2, C0))
+    (result, Some(bit(0, C1) | bit(1, C3) | bit(2, C0)))
 }
 
 /// The value `significand / 2^63 * 2^(exponent - BIAS)`, where `significand` has at most 64 bits; zero keeps the sign.

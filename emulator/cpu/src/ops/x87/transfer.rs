@@ -35,10 +35,13 @@ pub(super) fn load<F: MemoryFloat>(core: &mut Core, op: &Op) -> Done {
     let operand = convert::from_format(core.load::<F::Bits>(op)?.zx(), F::FORMAT);
     let mut env = core.x87_env();
     let value = env.one_nan(&operand).unwrap_or(operand.raw);
-    if operand.denormal {
-        env.raise(DE);
+    if operand.denormal && core.fpu.is_empty(7) {
+        // Loaded even when #D is unmasked: only then is the exception reported.
+        core.x87_settle(op, DE);
+        core.fpu.push(value);
+    } else {
+        core.x87_push(op, value, env.flags);
     }
-    core.x87_push(op, value, env.flags);
     Ok(())
 }
 
@@ -188,10 +191,15 @@ pub(super) fn store_decimal(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
+/// [`Op::aux`] of D9 D8: pops like the other forms of FSTP ST(i), but an empty register raises nothing.
+pub(super) const POP_ANYWAY: u8 = 2;
+
 /// FST ST(i) and FSTP ST(i): a copy, bit for bit.
 pub(super) fn store_register(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
-    let stored = if core.fpu.is_empty(0) {
+    let stored = if core.fpu.is_empty(0) && op.aux == POP_ANYWAY {
+        core.x87_settle(op, 0)
+    } else if core.fpu.is_empty(0) {
         core.x87_underflow(op, op.dst)
     } else {
         core.x87_settle(op, 0);
@@ -226,7 +234,7 @@ pub(super) fn conditional_move(core: &mut Core, op: &Op) -> Done {
         core.x87_underflow(op, 0);
         return Ok(());
     }
-    core.x87_settle(op, 0);
+    core.fpu.instruction = core.op_rip(op);
     if core.flags.condition(op.aux) {
         let value = core.fpu.get(op.src);
         core.fpu.set(0, value);

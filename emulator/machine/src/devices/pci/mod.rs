@@ -13,6 +13,8 @@ pub mod config;
 mod host;
 pub mod msix;
 
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 

@@ -21,11 +21,17 @@
 pub mod balloon;
 pub mod block;
 pub mod console;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod net;
 pub mod queue;
 pub mod rng;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod testing;
 pub mod transport;
 
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 

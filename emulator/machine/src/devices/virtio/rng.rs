@@ -37,7 +37,7 @@ impl Rng {
 
 impl VirtioDevice for Rng {
     fn identity(&self) -> VirtioIdentity {
-        VirtioIdentity { name: "virtio-rng", device_type: VIRTIO_ID_RNG, class: 0xff_0000 }
+        VirtioIdentity { name: "virtio-rng", device_type: VIRTIO_ID_RNG, class: 0x00_ff00 }
     }
 
     fn features(&self) -> u64 {

@@ -172,8 +172,11 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         if signals.config {
             self.registers.generation = self.registers.generation.wrapping_add(1);
-            self.registers.isr |= ISR_CONFIG;
-            self.msix.fire(self.registers.config_vector, cx.effects);
+            // A driver that is not ready reads the configuration anyway, and nobody would acknowledge INTA.
+            if self.registers.status & DRIVER_OK != 0 {
+                self.registers.isr |= ISR_CONFIG;
+                self.msix.fire(self.registers.config_vector, cx.effects);
+            }
         }
     }
 
