@@ -134,11 +134,6 @@ fn undefined(core: &mut Core, op: &Op) -> Done {
     Err(core.ud())
 }
 
-/// An instruction of more than 15 bytes is #GP, whatever it would be.
-pub(crate) fn too_long(core: &mut Core, _op: &Op) -> Done {
-    Err(core.gp(0))
-}
-
 /// Slot of a segment register in a mode.
 pub(crate) fn segment_slot(register: Register, mode: CodeMode) -> u8 {
     let index = match register {
