@@ -217,6 +217,7 @@ pub fn is_odd(instruction: &Instruction, bytes: &[u8]) -> bool {
 /// How many legacy and REX prefixes the bytes begin with.
 #[must_use]
 pub fn prefixes(bytes: &[u8]) -> usize {
-    let is_prefix = |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f);
+    let is_prefix =
+        |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f);
     bytes.iter().take_while(is_prefix).count()
 }

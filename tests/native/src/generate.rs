@@ -286,6 +286,7 @@ fn segment_base(rng: &mut Rng) -> u64 {
         0 => 0,
         1 => DATA,
         2 => rng.below(1 << 31),
-        _ => 0xffff_8000_0000_0000 | rng.next() >> 18,
+        // High enough that no offset is beyond the canonical ones: AMD's processors look at it before the sum too.
+        _ => 0xffff_8100_0000_0000 | rng.next() >> 18,
     }
 }

@@ -76,7 +76,7 @@ impl Guest {
         let length = case.bytes.len().min(room);
         self.write(CODE_AT + offset, &case.bytes[..length]);
         self.write(DATA_AT, &case.data[..]);
-        let (fpu, vector) = case.fp.to_engine();
+        let (fpu, vector) = case.fp.engine_state();
         let mut state = CpuState { gpr: case.gpr, rip: case.rip, fpu, vector, ..self.base };
         state.rflags = case.rflags | 0x202;
         state.sys.segs[FS].base = case.fs_base;
@@ -158,8 +158,8 @@ impl Guest {
     fn map(&self, tables: u64, linear: u64, pages: &[(u64, u64)]) {
         let index = |level: u32| 8 * (linear >> (12 + 9 * level) & 0x1ff);
         self.write_words(PML4 + index(3), &[tables | USER]);
-        self.write_words(tables + index(2), &[tables + PAGE | USER]);
-        self.write_words(tables + PAGE + index(1), &[tables + 2 * PAGE | USER]);
+        self.write_words(tables + index(2), &[(tables + PAGE) | USER]);
+        self.write_words(tables + PAGE + index(1), &[(tables + 2 * PAGE) | USER]);
         let entries: Vec<u64> = pages.iter().map(|&(physical, bits)| physical | bits).collect();
         self.write_words(tables + 2 * PAGE + index(0), &entries);
     }
