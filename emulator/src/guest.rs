@@ -36,11 +36,7 @@ impl SavedBoot {
     }
 
     fn into_source(self) -> BootSource {
-        BootSource {
-            kernel: self.kernel.into(),
-            initrd: self.initrd.map(Arc::from),
-            command_line: self.command_line,
-        }
+        BootSource { kernel: self.kernel.into(), initrd: self.initrd.map(Arc::from), command_line: self.command_line }
     }
 }
 
@@ -78,10 +74,11 @@ impl MachineGuest {
             serial: facts.id.clone(),
             ..BlockConfig::new(index(place), facts.size)
         });
-        let nets = plan.nets.iter().enumerate().map(|(place, facts)| NetConfig {
-            offloads: offered(facts),
-            ..NetConfig::new(index(place), facts.mac.0)
-        });
+        let nets = plan
+            .nets
+            .iter()
+            .enumerate()
+            .map(|(place, facts)| NetConfig { offloads: offered(facts), ..NetConfig::new(index(place), facts.mac.0) });
         let config = MachineConfig {
             memory_bytes: arguments.memory,
             vcpus: usize::from(arguments.vcpus),

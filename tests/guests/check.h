@@ -39,4 +39,7 @@ void check_tsc(void);
 /* Runs the benchmark of that name, or all for NULL; 0 when it exists. */
 int run_benchmarks(const char *name);
 
+/* Attacks every device it can reach; returns 0 if the machine still stands. */
+int run_hostile(const char *seed);
+
 #endif

@@ -2,8 +2,9 @@
  *
  *   virtft-guest selftest [GROUP]   checks with known answers; exit status 1 when one failed
  *   virtft-guest bench [NAME]       fixed amounts of work, a line before and after each (timed by the host)
+ *   virtft-guest hostile [SEED]     attacks the machine's devices: only in a guest of no value
  *
- * Runs on any x86-64 Linux, so that what a real processor says can be compared. */
+ * Runs on any x86-64 Linux, so that what a real processor says to the self-tests can be compared. */
 #include "check.h"
 
 #include <stdlib.h>
@@ -59,6 +60,8 @@ int main(int argc, char **argv) {
         return selftest(argument);
     if (argc > 1 && !strcmp(argv[1], "bench"))
         return run_benchmarks(argument);
-    fprintf(stderr, "usage: virtft-guest selftest [GROUP] | bench [NAME]\n");
+    if (argc > 1 && !strcmp(argv[1], "hostile"))
+        return run_hostile(argument);
+    fprintf(stderr, "usage: virtft-guest selftest [GROUP] | bench [NAME] | hostile [SEED]\n");
     return 2;
 }

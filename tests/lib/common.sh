@@ -43,5 +43,5 @@ work_dir=
 # make_work_dir: a temporary directory in $work_dir, removed at exit.
 make_work_dir() {
     work_dir=$(mktemp -d "$assets/work.XXXXXX")
-    trap 'as_root rm -rf --one-file-system "$work_dir"' EXIT
+    trap 'rm -rf "$work_dir" 2>/dev/null || as_root rm -rf --one-file-system "$work_dir"' EXIT
 }

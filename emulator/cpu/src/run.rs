@@ -215,14 +215,13 @@ impl Core {
                 return self.deliver_step(fault, Event::Trap);
             }
         }
+        // Both shadows last for the instruction that runs now, which may cast new ones.
         self.sys.interrupt_shadow = false;
+        self.sys.debug_shadow = false;
         self.reports_step = self.flags.has(flags::TF);
         self.run_blocks(1)?;
         if std::mem::take(&mut self.reports_step) && !self.sys.debug_shadow {
             self.sys.pending_trap |= DR6_STEP;
-        }
-        if !self.sys.interrupt_shadow {
-            self.sys.debug_shadow = false;
         }
         Ok(())
     }

@@ -66,13 +66,7 @@ impl Clock {
     /// A clock that shows 0 at count 0 and runs at `rate` (raised to 1 if it is 0).
     #[must_use]
     pub fn new(rate: u64) -> Self {
-        Self {
-            state: ClockState {
-                at: 0,
-                time_ns: 0,
-                rate: rate.max(1),
-            },
-        }
+        Self { state: ClockState { at: 0, time_ns: 0, rate: rate.max(1) } }
     }
 
     /// Guest time in nanoseconds at `count`. Counts before the anchor give the anchor's time.
@@ -112,16 +106,9 @@ impl Clock {
         }
         let now_ns = self.time_ns(count);
         if anchor.time_ns < now_ns {
-            return Err(ClockError::Backwards {
-                asked_ns: anchor.time_ns,
-                now_ns,
-            });
+            return Err(ClockError::Backwards { asked_ns: anchor.time_ns, now_ns });
         }
-        self.state = ClockState {
-            at: count,
-            time_ns: anchor.time_ns,
-            rate: anchor.rate,
-        };
+        self.state = ClockState { at: count, time_ns: anchor.time_ns, rate: anchor.rate };
         Ok(())
     }
 
@@ -144,10 +131,7 @@ impl Snapshot for Clock {
 
     fn restore(&mut self, state: ClockState) -> Result<(), RestoreError> {
         if state.rate == 0 {
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason: "the rate is 0".into(),
-            });
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason: "the rate is 0".into() });
         }
         self.state = state;
         Ok(())
@@ -162,35 +146,15 @@ mod tests {
     fn count_at_is_the_first_count_that_reaches_the_time() {
         for rate in [1, 3, RATE_ONE / 7, RATE_ONE, RATE_ONE * 5 + 12345, u64::MAX] {
             let mut clock = Clock::new(rate);
-            clock
-                .anchor(
-                    1000,
-                    ClockAnchor {
-                        time_ns: clock.time_ns(1000) + 77,
-                        rate,
-                    },
-                )
-                .unwrap();
-            for ahead in [
-                0,
-                1,
-                2,
-                999,
-                1_000_000,
-                4_294_967_295,
-                4_294_967_296,
-                1 << 40,
-            ] {
+            clock.anchor(1000, ClockAnchor { time_ns: clock.time_ns(1000) + 77, rate }).unwrap();
+            for ahead in [0, 1, 2, 999, 1_000_000, 4_294_967_295, 4_294_967_296, 1 << 40] {
                 let time = clock.state.time_ns + ahead;
                 let count = clock.count_at(time);
                 if count == u64::MAX {
                     continue;
                 }
                 assert!(clock.time_ns(count) >= time, "rate {rate} ahead {ahead}");
-                assert!(
-                    count == 1000 || clock.time_ns(count - 1) < time,
-                    "rate {rate} ahead {ahead}"
-                );
+                assert!(count == 1000 || clock.time_ns(count - 1) < time, "rate {rate} ahead {ahead}");
             }
         }
     }
@@ -198,63 +162,20 @@ mod tests {
     #[test]
     fn anchors_never_go_back() {
         let mut clock = Clock::new(RATE_ONE);
-        let error = clock
-            .anchor(
-                500,
-                ClockAnchor {
-                    time_ns: 499,
-                    rate: 1,
-                },
-            )
-            .unwrap_err();
-        assert_eq!(
-            error,
-            ClockError::Backwards {
-                asked_ns: 499,
-                now_ns: 500
-            }
-        );
-        assert_eq!(
-            clock.anchor(
-                500,
-                ClockAnchor {
-                    time_ns: 500,
-                    rate: 0
-                }
-            ),
-            Err(ClockError::RateZero)
-        );
-        clock
-            .anchor(
-                500,
-                ClockAnchor {
-                    time_ns: 10_000,
-                    rate: RATE_ONE / 2,
-                },
-            )
-            .unwrap();
+        let error = clock.anchor(500, ClockAnchor { time_ns: 499, rate: 1 }).unwrap_err();
+        assert_eq!(error, ClockError::Backwards { asked_ns: 499, now_ns: 500 });
+        assert_eq!(clock.anchor(500, ClockAnchor { time_ns: 500, rate: 0 }), Err(ClockError::RateZero));
+        clock.anchor(500, ClockAnchor { time_ns: 10_000, rate: RATE_ONE / 2 }).unwrap();
         assert_eq!(clock.time_ns(500), 10_000);
         assert_eq!(clock.time_ns(600), 10_050);
-        assert_eq!(
-            clock.count_at(9_000),
-            500,
-            "a time already reached is due at the anchor"
-        );
+        assert_eq!(clock.count_at(9_000), 500, "a time already reached is due at the anchor");
     }
 
     #[test]
     fn the_end_of_time_does_not_overflow() {
         let mut clock = Clock::new(u64::MAX);
         assert_eq!(clock.time_ns(u64::MAX), u64::MAX);
-        clock
-            .anchor(
-                3,
-                ClockAnchor {
-                    time_ns: u64::MAX - 1,
-                    rate: 1,
-                },
-            )
-            .unwrap();
+        clock.anchor(3, ClockAnchor { time_ns: u64::MAX - 1, rate: 1 }).unwrap();
         assert_eq!(clock.count_at(u64::MAX), u64::MAX);
     }
 }

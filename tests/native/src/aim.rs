@@ -150,7 +150,11 @@ pub fn branch(case: &mut Case, instruction: &mut Instruction, rng: &mut Rng) {
     } else {
         // Not into the instruction itself, which would run for ever.
         let short = rng.below(127);
-        if rng.chance(50) { short } else { 0_u64.wrapping_sub(short + 1 + case.bytes.len() as u64).max(0_u64.wrapping_sub(128)) }
+        if rng.chance(50) {
+            short
+        } else {
+            0_u64.wrapping_sub(short + 1 + case.bytes.len() as u64).max(0_u64.wrapping_sub(128))
+        }
     };
     if let Some(bytes) = case.bytes.get_mut(at..at + size) {
         bytes.copy_from_slice(&displacement.to_le_bytes()[..size]);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
 
 use crate::case::{Case, Event, Outcome};
 use crate::layout::{DATA, DATA_BYTES};
@@ -37,13 +37,13 @@ pub fn compare(case: &Case, instruction: &Instruction, native: &Outcome, guest: 
 }
 
 fn ignored(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> Ignored {
-    let mut ignored = Ignored::default();
+    let mut ignored = Ignored { rip: instruction.mnemonic() == Mnemonic::Int1, ..Ignored::default() };
     // A fault after the instruction, when the next one is fetched, says that it retired.
     if native.event != Event::Retired && native.rip == case.rip {
         vendor::ignore_after_fault(instruction, native, &mut ignored);
         return ignored;
     }
-    ignored = undefined::ignored(case, instruction);
+    ignored.rflags = undefined::flags(case, instruction);
     vendor::ignore(case, instruction, [native, guest], &mut ignored);
     ignored
 }
@@ -71,7 +71,9 @@ fn line(text: &mut String, name: &str, native: u64, guest: u64) {
 }
 
 fn general(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignored) {
-    line(text, "rip", native.rip, guest.rip);
+    if !ignored.rip {
+        line(text, "rip", native.rip, guest.rip);
+    }
     let mask = COMPARED_FLAGS & !ignored.rflags;
     line(text, "rflags", native.rflags & mask, guest.rflags & mask);
     for (index, name) in GPR_NAMES.into_iter().enumerate() {
@@ -96,12 +98,7 @@ fn floating_point(text: &mut String, native: &Outcome, guest: &Outcome, ignored:
         if a.regs[index] != b.regs[index] && ignored.x87 >> index & 1 == 0 {
             let show = |(mantissa, exponent): (u64, u16)| format!("{exponent:04x}:{mantissa:016x}");
             let stack = (index + 8 - a.top()) & 7;
-            let _ = writeln!(
-                text,
-                "  r{index} (st{stack}) {}, not {}",
-                show(b.regs[index]),
-                show(a.regs[index])
-            );
+            let _ = writeln!(text, "  r{index} (st{stack}) {}, not {}", show(b.regs[index]), show(a.regs[index]));
         }
     }
     for index in 0..16 {

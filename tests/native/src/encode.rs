@@ -137,20 +137,13 @@ fn vex_prefix(form: &Form, extension: u8, rng: &mut Rng, bytes: &mut Vec<u8>) {
     let takes_vvvv = info.op_kinds().iter().any(|kind| matches!(kind, Kind::r32_vvvv | Kind::r64_vvvv));
     let register = if takes_vvvv || rng.chance(2) { rng.byte() & 15 } else { 0 };
     let length = u8::from(info.l() != 0);
-    bytes.extend([
-        0xc4,
-        (!extension & 7) << 5 | map,
-        wide << 7 | (!register & 15) << 3 | length << 2 | prefix,
-    ]);
+    bytes.extend([0xc4, (!extension & 7) << 5 | map, wide << 7 | (!register & 15) << 3 | length << 2 | prefix]);
 }
 
 fn opcode(form: &Form, kinds: &[Kind], rng: &mut Rng, bytes: &mut Vec<u8>) {
     let code = form.info.op_code().to_be_bytes();
     let in_opcode = kinds.iter().any(|kind| {
-        matches!(
-            kind,
-            Kind::r8_opcode | Kind::r16_opcode | Kind::r32_opcode | Kind::r64_opcode | Kind::sti_opcode
-        )
+        matches!(kind, Kind::r8_opcode | Kind::r16_opcode | Kind::r32_opcode | Kind::r64_opcode | Kind::sti_opcode)
     });
     if form.info.op_code_len() == 2 {
         bytes.push(code[2]);
@@ -272,7 +265,8 @@ pub fn is_invalid(instruction: &Instruction) -> bool {
 /// True for bytes with a VEX, XOP or EVEX prefix.
 #[must_use]
 pub fn is_vector_extension(bytes: &[u8]) -> bool {
-    let legacy = |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f);
+    let legacy =
+        |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f);
     let start = bytes.iter().take_while(legacy).count();
     matches!(bytes.get(start), Some(0xc4 | 0xc5 | 0x62 | 0x8f))
 }

@@ -61,6 +61,7 @@ const EMULATED: &str = "the host's kernel emulates it under UMIP";
 const TABLES: &str = "depends on the host kernel's descriptor tables; directed tests cover it";
 const XSTATE: &str = "its layout depends on the host's XCR0; directed tests cover it";
 const PREFETCH: &str = "0F 0D with a register operand: a no-operation on Intel's processors, #UD on AMD's";
+const FAR64: &str = "AMD's processors do not have far pointers with 64-bit offsets";
 const MOVSXD: &str = "MOVSXD with 16-bit operands reads 2 bytes on Intel's processors and 4 on AMD's";
 
 /// Forms that are not tried, and why.
@@ -103,6 +104,8 @@ const EXCLUDED_CODES: &[(Code, &str)] = &[
     (Code::Reservednop_rm16_r16_0F0D, PREFETCH),
     (Code::Reservednop_rm32_r32_0F0D, PREFETCH),
     (Code::Reservednop_rm64_r64_0F0D, PREFETCH),
+    (Code::Call_m1664, FAR64),
+    (Code::Jmp_m1664, FAR64),
     (Code::Movsxd_r16_rm16, MOVSXD),
     (Code::Mov_Sreg_rm16, TABLES),
     (Code::Mov_Sreg_r32m16, TABLES),
@@ -192,21 +195,22 @@ pub fn is_hint(code: Code) -> bool {
 /// True for branches with prefixes that processors understand differently: the operand size of near branches, which
 /// Intel's processors ignore in 64-bit mode, and REP with LOOPE and LOOPNE, which turns their condition on AMD's.
 #[must_use]
-pub fn is_odd_branch(instruction: &Instruction, bytes: &[u8]) -> bool {
+pub fn is_odd(instruction: &Instruction, bytes: &[u8]) -> bool {
     if instruction.is_loopcc() && (instruction.has_rep_prefix() || instruction.has_repne_prefix()) {
         return true;
     }
-    let prefixes = bytes.iter().take_while(|byte| {
-        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f)
-    });
-    let near = instruction.is_jcc_short_or_near()
-        || instruction.is_jmp_short_or_near()
-        || instruction.is_jmp_near_indirect()
-        || instruction.is_call_near()
-        || instruction.is_call_near_indirect()
-        || instruction.is_jcx_short()
-        || instruction.is_loop()
-        || instruction.is_loopcc()
-        || matches!(instruction.mnemonic(), Mnemonic::Ret);
-    near && prefixes.into_iter().any(|&byte| byte == 0x66)
+    let start = bytes.iter().take_while(|byte| is_prefix(**byte)).count();
+    let (prefixes, rest) = bytes.split_at(start);
+    let near = match rest {
+        [0x0f, 0x80..=0x8f, ..] | [0x70..=0x7f | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xc2 | 0xc3, ..] => true,
+        // Indirect CALL and JMP.
+        [0xff, modrm, ..] => matches!(modrm >> 3 & 7, 2 | 4),
+        _ => false,
+    };
+    near && prefixes.contains(&0x66)
+}
+
+/// True for legacy and REX prefixes.
+fn is_prefix(byte: u8) -> bool {
+    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f)
 }

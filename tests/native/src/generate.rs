@@ -95,7 +95,7 @@ impl Generator {
             let rip = place(&mut rng, bytes.len());
             let mut instruction = encode::decode(&bytes, rip);
             let Some(purpose) = purpose(&instruction, &bytes) else { continue };
-            if forms::is_odd_branch(&instruction, &bytes) {
+            if forms::is_odd(&instruction, &bytes) {
                 continue;
             }
             if !encode::is_invalid(&instruction) {

@@ -189,7 +189,8 @@ impl Guest {
         self.write_words(KERNEL_PAGES, &descriptors);
         let low = u64::from(TSS_LIMIT) | (TSS & 0xff_ffff) << 16 | 0x8b << 40 | (TSS >> 24 & 0xff) << 56;
         self.write_words(KERNEL_PAGES + 8 * 8, &[low, TSS >> 32]);
-        // RSP0 lies four bytes into the TSS.
+        // No I/O bitmap: its offset is beyond the limit. RSP0 lies four bytes into the TSS.
+        self.write(KERNEL_PAGES + 2 * PAGE + 0x66, &(TSS_LIMIT + 1).to_le_bytes());
         self.write(KERNEL_PAGES + 2 * PAGE + 4, &(STACK + PAGE).to_le_bytes());
         for vector in 0..256 {
             let handler = HANDLERS + HANDLER_STEP * vector;

@@ -26,6 +26,8 @@ struct Failure {
     count: u64,
     /// Of these, those in which the engine raised #UD and the host did not.
     missing: u64,
+    /// The number of the first of those.
+    first_missing: Option<u64>,
     /// What is needed to see the first that is not of those again.
     first: String,
 }
@@ -99,6 +101,7 @@ impl Report {
         failure.count += 1;
         if undefined(guest.event) && !undefined(native.event) {
             failure.missing += 1;
+            failure.first_missing.get_or_insert(number);
         } else if failure.first.is_empty() {
             let seed = self.seed;
             failure.first = format!(
@@ -128,8 +131,11 @@ impl Report {
         for (name, failure) in self.failed.iter().filter(|(_, failure)| !failure.first.is_empty()) {
             let _ = writeln!(text, "FAILED {name}: {}\n{}", failure.count, failure.first);
         }
-        let missing: Vec<&str> =
-            self.failed.iter().filter(|(_, failure)| failure.missing > 0).map(|(name, _)| name.as_str()).collect();
+        let missing: Vec<String> = self
+            .failed
+            .iter()
+            .filter_map(|(name, failure)| failure.first_missing.map(|case| format!("{name} (case {case})")))
+            .collect();
         if !missing.is_empty() {
             let _ = writeln!(text, "UNDEFINED IN THE ENGINE ONLY: {} forms: {}", missing.len(), missing.join(", "));
         }

@@ -36,9 +36,7 @@ fn memory_is_harmless(case: &Case, instruction: &Instruction) -> bool {
         };
         let Some(address) = memory.virtual_address(0, value) else { return false };
         let size = memory.memory_size().size() as u64 + 16;
-        harmless(address, size)
-            && harmless(address.wrapping_sub(REACH), REACH)
-            && harmless(address, REACH)
+        harmless(address, size) && harmless(address.wrapping_sub(REACH), REACH) && harmless(address, REACH)
             || is_exact(instruction) && harmless(address, size)
     })
 }

@@ -111,7 +111,11 @@ fn equal_runs(case: &mut Case, rng: &mut Rng) {
     let length = 8 * rng.below(24);
     for offset in (0..length).step_by(8) {
         for signed in [offset, 0_u64.wrapping_sub(offset)] {
-            let value = if fill { Some([byte; 8]) } else { case.peek(from.wrapping_add(signed), 8).map(|v| halves(v).0.to_le_bytes()) };
+            let value = if fill {
+                Some([byte; 8])
+            } else {
+                case.peek(from.wrapping_add(signed), 8).map(|v| halves(v).0.to_le_bytes())
+            };
             if let Some(bytes) = value {
                 case.poke(to.wrapping_add(signed), &bytes);
             }
@@ -212,7 +216,8 @@ fn environment(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
     let Some(address) = explicit(case, instruction) else { return };
     let step = if instruction.memory_size().size() % 14 == 0 && instruction.memory_size().size() != 28 { 2 } else { 4 };
     let step = if instruction.memory_size().size() == 108 { 4 } else { step };
-    let words = [u16::from_le_bytes([rng.byte(), rng.byte()]), case.fp.status, u16::from_le_bytes([rng.byte(), rng.byte()])];
+    let words =
+        [u16::from_le_bytes([rng.byte(), rng.byte()]), case.fp.status, u16::from_le_bytes([rng.byte(), rng.byte()])];
     let control = words[0] & 0x0f3f | 0x40;
     let pending = words[1] & !control & 0x3f != 0;
     let status = words[1] & 0x7f7f | if pending { 0x8080 } else { 0 };
@@ -226,7 +231,9 @@ fn flow(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
     let target = aim::code_target(case, rng);
     let code = instruction.code();
     match code {
-        Code::Jrcxz_rel8_64 | Code::Jecxz_rel8_64 | Code::Loop_rel8_64_RCX | Code::Loop_rel8_64_ECX if rng.chance(60) => {
+        Code::Jrcxz_rel8_64 | Code::Jecxz_rel8_64 | Code::Loop_rel8_64_RCX | Code::Loop_rel8_64_ECX
+            if rng.chance(60) =>
+        {
             case.gpr[RCX] = rng.below(2) | if rng.chance(30) { 1 << 32 } else { 0 };
         }
         Code::Retnq | Code::Retnq_imm16 => case.poke(case.gpr[RSP], &target.to_le_bytes()),

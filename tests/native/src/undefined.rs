@@ -10,7 +10,8 @@ const AF: u64 = 1 << 4;
 const ZF: u64 = 1 << 6;
 const SF: u64 = 1 << 7;
 const OF: u64 = 1 << 11;
-const ALL: u64 = CF | PF | AF | ZF | SF | OF;
+/// All arithmetic flags.
+pub const ALL: u64 = CF | PF | AF | ZF | SF | OF;
 
 /// Condition codes C0, C2 and C3 of the x87 status word.
 pub const C023: u16 = 0x4500;
@@ -22,6 +23,8 @@ pub const C1: u16 = 1 << 9;
 pub struct Ignored {
     /// Bits of RFLAGS.
     pub rflags: u64,
+    /// RIP.
+    pub rip: bool,
     /// General registers, by number.
     pub gpr: u16,
     /// Bits of the x87 status word.
@@ -50,7 +53,11 @@ pub fn flags(case: &Case, instruction: &Instruction) -> u64 {
         Mnemonic::Div | Mnemonic::Idiv => ALL,
         Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar => shift(case, instruction),
         Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr => {
-            if count(case, instruction) == 1 { 0 } else { OF }
+            if count(case, instruction) == 1 {
+                0
+            } else {
+                OF
+            }
         }
         Mnemonic::Shld | Mnemonic::Shrd => double_shift(case, instruction),
         _ => 0,
@@ -95,12 +102,6 @@ fn double_shift(case: &Case, instruction: &Instruction) -> u64 {
         count if count > operand_bits(instruction) => ALL,
         _ => AF | OF,
     }
-}
-
-/// Everything that the manual leaves undefined.
-#[must_use]
-pub fn ignored(case: &Case, instruction: &Instruction) -> Ignored {
-    Ignored { rflags: flags(case, instruction), ..Ignored::default() }
 }
 
 /// True for a double shift farther than its operand is wide: the result is undefined.

@@ -4,6 +4,7 @@
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
 
 use crate::case::{Case, Event, Outcome};
+use crate::layout::{CODE, CODE_SIZE, DATA, DATA_BYTES};
 use crate::undefined::{self, C1, C023, Ignored};
 
 /// Forms, by name, and what of them is not compared, with the reason.
@@ -17,17 +18,36 @@ pub const TABLE: &[(&str, &str)] = &[
     ("CMPS with faults in both operands", "which of them is raised"),
     ("CALL with a target that is not canonical and a stack that faults", "which exception is raised"),
     ("BT, BTS, BTR, BTC with the offset register in the address", "which exception an address that wraps raises"),
-    ("#AC for operands of more than 8 bytes", "Intel leaves it to the implementation, and which comes first of it and #GP, #PF"),
+    (
+        "#AC for operands of more than 8 bytes",
+        "Intel leaves it to the implementation, and which comes first of it and #GP, #PF",
+    ),
     ("MASKMOVQ, MASKMOVDQU", "whether bytes that are not stored fault: left to the implementation"),
     ("SHA1*, SHA256* with an operand that is not aligned", "Intel raises #GP, AMD does not"),
     ("RCPPS, RCPSS, RSQRTPS, RSQRTSS", "destination: an approximation; only its error is bounded"),
     ("CVTPI2PS xmm, m64", "Intel enters MMX mode (TOP and tags) with a memory operand too"),
-    ("CVT(T)PS2PI, CVT(T)PD2PI that raise #XM", "AMD enters MMX mode before the fault"),
-    ("FSIN, FCOS, FSINCOS, FPTAN, FPATAN, F2XM1, FYL2X, FYL2XP1", "result, condition codes, inexact and underflow; of F2XM1 and FYL2XP1 all flags"),
-    ("FCOM*, FUCOM*, FICOM*, FTST with an unmasked exception", "condition codes: Intel leaves them, AMD sets them"),
-    ("FCMOVcc, FCOMI, FCOMIP, FUCOMI, FUCOMIP, FSCALE", "C1 where no stack fault says what it is"),
+    ("CVT(T)PS2PI, CVT(T)PD2PI, CVTPI2PS that raise #XM", "AMD enters MMX mode before the fault"),
+    (
+        "FSIN, FCOS, FSINCOS, FPTAN, FPATAN, F2XM1, FYL2X, FYL2XP1",
+        "result, condition codes, inexact and underflow; of F2XM1 and FYL2XP1 outside their domain everything",
+    ),
+    (
+        "FCOM*, FUCOM*, FICOM*, FTST with an unmasked exception",
+        "condition codes, flags: Intel leaves them, AMD sets them",
+    ),
+    ("FLD m32, m64 of a denormal with #D unmasked", "Intel leaves TOP and registers, AMD pushes"),
+    ("FXSAVE, FXRSTOR across a page's border", "whether the bytes that are not used can fault"),
+    (
+        "FXSAVE, FXRSTOR, FNSAVE, FRSTOR, FNSTENV, FLDENV, RETF, IRET",
+        "in which order their accesses fault: the address of #PF",
+    ),
+    ("ENTER that faults", "whether what it pushed before is in memory, and which fault comes first"),
+    ("INT1", "RIP: some hypervisors push that of the instruction itself"),
+    ("opcodes that do not exist at the end of a page", "#UD or a fault in the fetch of what would follow"),
+    ("FCMOVcc, FCOMI, FCOMIP, FUCOMI, FUCOMIP", "C1 where no stack fault says what it is"),
+    ("FSCALE with an unmasked exception", "C1 and inexact"),
     ("FFREE, FFREEP", "condition codes: undefined"),
-    ("FPREM, FPREM1 of invalid operands", "condition codes: undefined"),
+    ("FPREM, FPREM1 of NaN and invalid operands", "condition codes: undefined"),
     ("FLD st(i) with an empty source and a full stack", "C1: which of both stack faults it tells"),
     ("FSTPNCE", "not documented: whether an empty register is an exception"),
     ("x87 stores that an unmasked exception suppresses", "whether the address can fault still"),
@@ -37,12 +57,14 @@ pub const TABLE: &[(&str, &str)] = &[
 
 /// x87 status: invalid operation, underflow and inexact, error summary and busy.
 const IE: u16 = 1;
+const DE: u16 = 1 << 1;
 const UE: u16 = 1 << 4;
 const PE: u16 = 1 << 5;
 const ES: u16 = 0x8080;
 const TOP: u16 = 7 << 11;
 const AC: u8 = 17;
 const XM: u8 = 19;
+const PF: u8 = 14;
 
 /// Adds what the vendors do differently in this case, when the instruction retired.
 pub fn ignore(case: &Case, instruction: &Instruction, outcomes: [&Outcome; 2], ignored: &mut Ignored) {
@@ -100,13 +122,11 @@ fn x87(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome
         | Mnemonic::Fsincos
         | Mnemonic::Fptan
         | Mnemonic::Fpatan
-        | Mnemonic::Fyl2x => {
+        | Mnemonic::F2xm1
+        | Mnemonic::Fyl2x
+        | Mnemonic::Fyl2xp1 => {
             ignored.x87 = 0xff;
             ignored.status |= C1 | C023 | UE | PE | ES;
-        }
-        Mnemonic::F2xm1 | Mnemonic::Fyl2xp1 => {
-            ignored.x87 = 0xff;
-            ignored.status |= C1 | C023 | 0x3f | ES;
         }
         Mnemonic::Fcom
         | Mnemonic::Fcomp
@@ -121,6 +141,10 @@ fn x87(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome
         {
             ignored.status |= C023 | C1;
         }
+        Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip if unmasked => {
+            ignored.rflags |= undefined::ALL;
+            ignored.status |= C1;
+        }
         Mnemonic::Fcmovb
         | Mnemonic::Fcmove
         | Mnemonic::Fcmovbe
@@ -132,10 +156,12 @@ fn x87(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome
         | Mnemonic::Fcomi
         | Mnemonic::Fcomip
         | Mnemonic::Fucomi
-        | Mnemonic::Fucomip
-        | Mnemonic::Fscale => ignored.status |= C1,
+        | Mnemonic::Fucomip => ignored.status |= C1,
+        Mnemonic::Fscale if unmasked => ignored.status |= C1 | PE,
         Mnemonic::Ffree | Mnemonic::Ffreep => ignored.status |= C1 | C023,
-        Mnemonic::Fprem | Mnemonic::Fprem1 if raised & IE != 0 => ignored.status |= C1 | C023,
+        Mnemonic::Fprem | Mnemonic::Fprem1 if unmasked || raised & IE != 0 || is_nan(native) => {
+            ignored.status |= C1 | C023
+        }
         Mnemonic::Fld if raised & IE != 0 && instruction.op0_kind() == OpKind::Register => ignored.status |= C1,
         _ => images(case, instruction, ignored),
     }
@@ -155,13 +181,25 @@ pub fn differ_freely(case: &Case, instruction: &Instruction, native: &Outcome, g
     let unaligned = size == 16 && crate::aim::effective(case, instruction) & 15 != 0;
     match mnemonic {
         _ if expected == Some(AC) && (size > 8 || size == 0 || is_mask_move(mnemonic)) => true,
-        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Call => both,
+        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Call | Mnemonic::Enter => both,
         Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq => both,
+        Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => both && expected == Some(PF),
+        Mnemonic::Fnsave | Mnemonic::Frstor | Mnemonic::Fnstenv | Mnemonic::Fldenv => {
+            expected == Some(PF) && got == Some(PF)
+        }
+        Mnemonic::Cvtpi2ps if case.fp.status & ES != 0 => instruction.op1_kind() == OpKind::Memory,
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => both,
+        Mnemonic::INVALID => both && case.rip + case.bytes.len() as u64 > CODE + CODE_SIZE,
         Mnemonic::Fstpnce => true,
+        Mnemonic::Fxsave | Mnemonic::Fxsave64 | Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => {
+            let crosses = crate::aim::effective(case, instruction) & 0xfff > 0xe00;
+            expected == Some(PF) && (crosses || got == expected)
+        }
+        Mnemonic::F2xm1 | Mnemonic::Fyl2xp1 if is_outside_domain(case, mnemonic) => true,
+        _ if is_denormal_load(case, instruction, native) => true,
         _ if is_mask_move(mnemonic) => both || expected.is_some() || got.is_some(),
         _ if is_sha(instruction) => unaligned,
-        _ => is_x87(instruction) && expected.is_some() && got.is_none() && guest.fp.status & 0x80 != 0,
+        _ => is_x87(instruction) && expected.is_some() && guest.fp.status & !native.fp.status & 0x80 != 0,
     }
 }
 
@@ -173,12 +211,36 @@ fn is_sha(instruction: &Instruction) -> bool {
     instruction.cpuid_features().contains(&CpuidFeature::SHA)
 }
 
+/// True when ST(0) has the largest exponent.
+fn is_nan(outcome: &Outcome) -> bool {
+    outcome.fp.regs[outcome.fp.top()].1 & 0x7fff == 0x7fff
+}
+
+/// True when ST(0) is outside the domain of F2XM1 (-1 to 1) or FYL2XP1 (about -0.29 to 0.41).
+fn is_outside_domain(case: &Case, mnemonic: Mnemonic) -> bool {
+    let exponent = case.fp.regs[case.fp.top()].1 & 0x7fff;
+    match mnemonic {
+        Mnemonic::F2xm1 => (0x3fff..0x7fff).contains(&exponent),
+        Mnemonic::Fyl2xp1 => (0x3ffd..0x7fff).contains(&exponent),
+        _ => false,
+    }
+}
+
+/// True for a load that an unmasked denormal-operand exception stops.
+fn is_denormal_load(case: &Case, instruction: &Instruction, native: &Outcome) -> bool {
+    let memory = matches!(instruction.code(), Code::Fld_m32fp | Code::Fld_m64fp);
+    memory && native.fp.status & !case.fp.control & DE != 0
+}
+
 /// What is not compared after a fault: the conversions into MMX registers may have entered MMX mode.
 pub fn ignore_after_fault(instruction: &Instruction, native: &Outcome, ignored: &mut Ignored) {
     let conversion = matches!(
         instruction.mnemonic(),
-        Mnemonic::Cvtps2pi | Mnemonic::Cvttps2pi | Mnemonic::Cvtpd2pi | Mnemonic::Cvttpd2pi
+        Mnemonic::Cvtps2pi | Mnemonic::Cvttps2pi | Mnemonic::Cvtpd2pi | Mnemonic::Cvttpd2pi | Mnemonic::Cvtpi2ps
     );
+    if matches!(instruction.mnemonic(), Mnemonic::Enter) {
+        ignored.memory.push((DATA, DATA_BYTES));
+    }
     if conversion && matches!(native.event, Event::Exception { vector: XM, .. }) {
         ignored.status |= TOP;
         ignored.tags = true;

@@ -80,8 +80,8 @@ fn decode_run(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
         }
         let start = used;
         used = decoder.position();
-        let op = ops::translate(&instruction, &bytes[start..used], start, mode);
-        ops.push(op);
+        exchange_not_pause(&mut instruction, &bytes[start..used], start, mode);
+        ops.push(translate(&instruction, &bytes[start..used], start, mode));
         if ends_block(&instruction) {
             break;
         }
@@ -92,10 +92,29 @@ fn decode_run(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
 /// Decodes exactly one instruction. Returns its length.
 fn decode_one(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
     let mut decoder = decoder(bytes, mode);
-    let instruction = decoder.decode();
+    let mut instruction = decoder.decode();
     let used = decoder.position();
-    ops.push(ops::translate(&instruction, &bytes[..used], 0, mode));
+    exchange_not_pause(&mut instruction, &bytes[..used], 0, mode);
+    ops.push(translate(&instruction, &bytes[..used], 0, mode));
     used
+}
+
+/// The executable form of an instruction. One on which the decoder gave up at the greatest length raises #GP. (So does
+/// an undefined opcode behind 14 prefixes, for which #UD would be right.)
+fn translate(instruction: &Instruction, bytes: &[u8], offset: usize, mode: CodeMode) -> Op {
+    let mut op = ops::translate(instruction, bytes, offset, mode);
+    if instruction.code() == Code::INVALID && instruction.len() == LONGEST {
+        op.run = ops::too_long;
+    }
+    op
+}
+
+/// F3 90 with REX.B is XCHG R8, RAX on processors, and PAUSE to the decoder.
+fn exchange_not_pause(instruction: &mut Instruction, bytes: &[u8], offset: usize, mode: CodeMode) {
+    let [.., 0x41 | 0x43 | 0x45 | 0x47 | 0x49 | 0x4b | 0x4d | 0x4f, 0x90] = bytes else { return };
+    if instruction.code() == Code::Pause && mode == CodeMode::Bits64 {
+        *instruction = Decoder::with_ip(64, bytes, offset as u64, DecoderOptions::NO_PAUSE).decode();
+    }
 }
 
 /// True for instructions after which RIP is not simply the next one, or which may take many steps.

@@ -7,6 +7,8 @@
 
 mod decode;
 
+use std::ops::Range;
+
 use crate::core::Core;
 use crate::fault::vector;
 use crate::memory::{GuestRam, PAGE_CODE, PAGE_STALE, PAGE_TABLE, to_usize};
@@ -53,8 +55,10 @@ pub(crate) struct Block {
 /// Blocks that have bytes in one page.
 #[derive(Debug)]
 struct PageBlocks {
-    /// Blocks that start here, and ones that end here, by (offset of the first byte here, mode).
+    /// Blocks that start here, by (offset, mode).
     blocks: Vec<(u16, CodeMode, BlockId)>,
+    /// Bytes here of every block, those that begin in another page included, as (first, end, block).
+    spans: Vec<(u16, u16, BlockId)>,
     /// Bytes covered by some block, one bit each.
     covered: [u64; 64],
 }
@@ -68,6 +72,7 @@ pub(crate) struct CodeCache {
     generation: u64,
     ops: usize,
     /// Blocks dropped while one of them may be running; freed before the next block is entered.
+    #[allow(clippy::vec_box, reason = "a block must not move while the run loop points at it")]
     graveyard: Vec<Box<Block>>,
 }
 
@@ -112,23 +117,25 @@ impl CodeCache {
             u32::try_from(self.blocks.len() - 1).expect("the arena is bounded by OPS_MAX")
         });
         self.ops += block.ops.len();
-        let in_first = usize::from(block.bytes).min(0x1000 - usize::from(block.offset));
-        self.cover(block.page, block.offset, in_first, block.mode, id, ram);
+        let in_first = block.bytes.min(0x1000 - block.offset);
+        self.cover(block.page, block.offset..block.offset + in_first, id, ram);
         if let Some(second) = block.second_page {
-            self.cover(second, 0, usize::from(block.bytes) - in_first, block.mode, id, ram);
+            self.cover(second, 0..block.bytes - in_first, id, ram);
         }
+        let own = self.pages[block.page].as_deref_mut().expect("the page was just covered");
+        let key = (block.offset, block.mode);
+        let at = own.blocks.partition_point(|&(offset, mode, _)| (offset, mode) < key);
+        own.blocks.insert(at, (block.offset, block.mode, id));
         block.id = id;
         &raw mut **self.blocks[id as usize].insert(Box::new(block))
     }
 
-    fn cover(&mut self, page: usize, offset: u16, size: usize, mode: CodeMode, id: BlockId, ram: &GuestRam) {
-        let blocks =
-            self.pages[page].get_or_insert_with(|| Box::new(PageBlocks { blocks: Vec::new(), covered: [0; 64] }));
-        let at = blocks.blocks.partition_point(|&(other, other_mode, _)| (other, other_mode) < (offset, mode));
-        blocks.blocks.insert(at, (offset, mode, id));
-        for byte in usize::from(offset)..usize::from(offset) + size {
-            blocks.covered[byte >> 6] |= 1 << (byte & 63);
-        }
+    /// Notes the bytes that a block has in a page.
+    fn cover(&mut self, page: usize, bytes: Range<u16>, id: BlockId, ram: &GuestRam) {
+        let blocks = self.pages[page]
+            .get_or_insert_with(|| Box::new(PageBlocks { blocks: Vec::new(), spans: Vec::new(), covered: [0; 64] }));
+        blocks.spans.push((bytes.start, bytes.end, id));
+        blocks.mark(bytes.start, bytes.end);
         ram.set_flags(page, PAGE_CODE);
     }
 
@@ -138,34 +145,14 @@ impl CodeCache {
         if !(start..end).any(|byte| blocks.covered[byte >> 6] >> (byte & 63) & 1 != 0) {
             return false;
         }
-        let hit: Vec<BlockId> = blocks
-            .blocks
-            .iter()
-            .filter(|&&(offset, _, id)| {
-                let length = self.length_in(page, id);
-                usize::from(offset) < end && start < usize::from(offset) + length
-            })
-            .map(|&(_, _, id)| id)
-            .collect();
+        let overlaps =
+            |&&(first, last, _): &&(u16, u16, BlockId)| usize::from(first) < end && start < usize::from(last);
+        let hit: Vec<BlockId> = blocks.spans.iter().filter(overlaps).map(|&(_, _, id)| id).collect();
         for id in hit {
             self.remove(id, ram);
         }
         self.forget_links();
         true
-    }
-
-    /// Bytes of a block in one of its pages.
-    fn length_in(&self, page: usize, id: BlockId) -> usize {
-        let block = self.blocks[id as usize].as_deref().expect("listed blocks exist");
-        let first = usize::from(block.bytes).min(0x1000 - usize::from(block.offset));
-        if block.page == page && block.second_page != Some(page) {
-            first
-        } else if block.second_page == Some(page) && block.page != page {
-            usize::from(block.bytes) - first
-        } else {
-            // Both ends in the same physical page: mapped twice in a row.
-            usize::from(block.bytes)
-        }
     }
 
     fn remove(&mut self, id: BlockId, ram: &GuestRam) {
@@ -174,28 +161,34 @@ impl CodeCache {
         for page in [Some(block.page), block.second_page].into_iter().flatten() {
             let Some(blocks) = self.pages[page].as_deref_mut() else { continue };
             blocks.blocks.retain(|&(_, _, other)| other != id);
-            if blocks.blocks.is_empty() {
+            blocks.spans.retain(|&(_, _, other)| other != id);
+            if blocks.spans.is_empty() {
                 self.pages[page] = None;
                 ram.clear_flags(page, PAGE_CODE);
             } else {
-                self.recount(page);
+                blocks.recount();
             }
         }
         self.free.push(id);
         self.graveyard.push(block);
     }
+}
 
-    /// Computes again which bytes of a page are covered.
-    fn recount(&mut self, page: usize) {
-        let Some(mut blocks) = self.pages[page].take() else { return };
-        blocks.covered = [0; 64];
-        for &(offset, _, id) in &blocks.blocks {
-            let start = usize::from(offset);
-            for byte in start..(start + self.length_in(page, id)).min(0x1000) {
-                blocks.covered[byte >> 6] |= 1 << (byte & 63);
-            }
+impl PageBlocks {
+    fn mark(&mut self, start: u16, end: u16) {
+        for byte in start..end {
+            self.covered[usize::from(byte >> 6)] |= 1 << (byte & 63);
         }
-        self.pages[page] = Some(blocks);
+    }
+
+    /// Computes again which bytes are covered.
+    fn recount(&mut self) {
+        self.covered = [0; 64];
+        let spans = std::mem::take(&mut self.spans);
+        for &(start, end, _) in &spans {
+            self.mark(start, end);
+        }
+        self.spans = spans;
     }
 }
 

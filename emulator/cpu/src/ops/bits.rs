@@ -110,7 +110,8 @@ fn bsr<T: Width>(core: &mut Core, op: &Op) -> Done {
 /// Result of a count with CF as given and ZF when it is zero; other flags cleared.
 #[inline(always)]
 fn counted<T: Width>(core: &mut Core, op: &Op, count: u32, carry: bool) -> Done {
-    core.flags.set_arithmetic(u64::from(carry) * CF | if count == 0 { ZF } else { 0 });
+    let zero = if count == 0 { ZF } else { 0 };
+    core.flags.set_arithmetic(zero | if carry { CF } else { 0 });
     T::set(core, op.dst, T::from_u64(u64::from(count)));
     Ok(())
 }

@@ -6,7 +6,6 @@
 use iced_x86::{Instruction, Mnemonic};
 
 use crate::core::Core;
-use crate::fault::vector;
 use crate::mmu::{CodeMode, cr0};
 use crate::op::{Done, Handler, Op, Stop};
 
@@ -22,24 +21,13 @@ impl Core {
         if self.sys.cr0 & (cr0::EM | cr0::TS) == 0 && self.fpu.status & ERROR_SUMMARY == 0 {
             return Ok(());
         }
-        Err(self.mmx_denied())
-    }
-
-    #[cold]
-    fn mmx_denied(&mut self) -> Stop {
-        if self.sys.cr0 & cr0::EM != 0 {
-            return self.ud();
-        }
-        if self.sys.cr0 & cr0::TS != 0 {
-            return self.raise(vector::NM);
-        }
-        self.raise(vector::MF)
+        self.mmx_ready()
     }
 
     /// Raises a pending x87 exception, for instructions of which only one operand is an MMX register.
     #[inline(always)]
     pub(crate) fn check_pending_x87(&mut self) -> Result<(), Stop> {
-        if self.fpu.status & ERROR_SUMMARY == 0 { Ok(()) } else { Err(self.raise(vector::MF)) }
+        if self.fpu.status & ERROR_SUMMARY == 0 { Ok(()) } else { self.x87_check_pending() }
     }
 
     /// MMX register `register`.

@@ -35,6 +35,9 @@ use crate::op::{
 use crate::state::{CS, DS, ES, FS, GS, SS};
 use crate::width::Width;
 
+/// Picks the handler of an instruction of one family and fills in the operands.
+type Select = fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>;
+
 /// Most bytes of an undefined instruction that its statistics entry names.
 const UNDEFINED_BYTES: usize = 5;
 
@@ -64,7 +67,7 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     if (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory) {
         memory_operand(ins, &mut op, mode);
     }
-    let families: [fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>; 14] = [
+    let families: [Select; 14] = [
         alu::select,
         system::select,
         mov::select,
@@ -102,6 +105,11 @@ fn undefined(core: &mut Core, op: &Op) -> Done {
     let name: Vec<String> = bytes[..usize::from(op.aux)].iter().map(|byte| format!("{byte:02x}")).collect();
     *core.statistics.undefined.entry(name.join(" ")).or_default() += 1;
     Err(core.ud())
+}
+
+/// An instruction of more than 15 bytes is #GP, whatever it would be.
+pub(crate) fn too_long(core: &mut Core, _op: &Op) -> Done {
+    Err(core.gp(0))
 }
 
 /// Slot of a segment register in a mode.

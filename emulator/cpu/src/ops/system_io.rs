@@ -113,10 +113,12 @@ fn output_once<T: Width>(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
-fn repeated(core: &mut Core, op: &Op, once: fn(&mut Core, &Op) -> Done) -> Done {
+/// The permission is checked even when the count is zero, as processors do.
+fn repeated<T: Width>(core: &mut Core, op: &Op, once: fn(&mut Core, &Op) -> Done) -> Done {
     if op.flags & (OP_REP | OP_REPNE) == 0 {
         return once(core, op);
     }
+    core.check_ports(core.r[RDX] as u16, T::BYTES)?;
     let body = |core: &mut Core, _most: u64| -> Result<u64, Stop> {
         once(core, op)?;
         Ok(1)
@@ -125,9 +127,9 @@ fn repeated(core: &mut Core, op: &Op, once: fn(&mut Core, &Op) -> Done) -> Done 
 }
 
 fn input_string<T: Width>(core: &mut Core, op: &Op) -> Done {
-    repeated(core, op, input_once::<T>)
+    repeated::<T>(core, op, input_once::<T>)
 }
 
 fn output_string<T: Width>(core: &mut Core, op: &Op) -> Done {
-    repeated(core, op, output_once::<T>)
+    repeated::<T>(core, op, output_once::<T>)
 }

@@ -153,7 +153,8 @@ fn clear_halves(core: &Core, half: usize, into: &mut VectorState) {
 
 /// The components whose contents are not the initial ones; also what XGETBV with ECX=1 gives, ANDed with XCR0.
 pub(crate) fn in_use(core: &Core) -> u64 {
-    let any = |half: usize| core.vector.regs.iter().any(|register| register[2 * half..2 * half + 2] != [0, 0]);
+    let reached = &core.vector.regs[..vector_registers(core)];
+    let any = |half: usize| reached.iter().any(|register| register[2 * half..2 * half + 2] != [0, 0]);
     let mut components = 0;
     if core.fpu != FpuState::default() {
         components |= X87;

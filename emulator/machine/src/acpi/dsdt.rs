@@ -55,23 +55,9 @@ fn pci_root(config: &TableConfig) -> Vec<u8> {
     let config_ports = IO::new(0xcf8, 0xcf8, 1, 8);
     let ports_below = AddressSpace::new_io(0u16, 0xcf7, None);
     let ports_above = AddressSpace::new_io(0xd00u16, 0xffff, None);
-    let memory = AddressSpace::new_memory(
-        AddressSpaceCacheable::NotCacheable,
-        true,
-        low32(low),
-        low32(low_last),
-        None,
-    );
-    let memory_64 =
-        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, high, high_last, None);
-    let resources = ResourceTemplate::new(vec![
-        &buses,
-        &config_ports,
-        &ports_below,
-        &ports_above,
-        &memory,
-        &memory_64,
-    ]);
+    let memory = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, low32(low), low32(low_last), None);
+    let memory_64 = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, high, high_last, None);
+    let resources = ResourceTemplate::new(vec![&buses, &config_ports, &ports_below, &ports_above, &memory, &memory_64]);
     let routes: Vec<(u32, u32)> = (0..PCI_DEVICES)
         .map(|device| ((u32::from(device) << 16) | 0xffff, u32::from(interrupt_line(device).0)))
         .collect();
@@ -134,9 +120,6 @@ fn isa_timer() -> Vec<u8> {
     let resources = ResourceTemplate::new(vec![&ports]);
     bytes_of(&Device::new(
         Path::new("TIMR"),
-        vec![
-            &Name::new(Path::new("_HID"), &EISAName::new("PNP0100")),
-            &Name::new(Path::new("_CRS"), &resources),
-        ],
+        vec![&Name::new(Path::new("_HID"), &EISAName::new("PNP0100")), &Name::new(Path::new("_CRS"), &resources)],
     ))
 }

@@ -50,7 +50,8 @@ pub(super) fn parse(image: &[u8]) -> Result<ElfImage, BootError> {
     let word = if class_64 { 8 } else { 4 };
     let entry = fields.number(24, word)?;
     let table = fields.number(24 + word, word)?;
-    let (entry_size, count) = if class_64 { (fields.u16(54)?, fields.u16(56)?) } else { (fields.u16(42)?, fields.u16(44)?) };
+    let (entry_size, count) =
+        if class_64 { (fields.u16(54)?, fields.u16(56)?) } else { (fields.u16(42)?, fields.u16(44)?) };
     if count == 0 || count > SEGMENT_LIMIT || entry_size < if class_64 { 56 } else { 32 } {
         return Err(BootError::Damaged { reason: "its program header table is impossible" });
     }
@@ -60,8 +61,7 @@ pub(super) fn parse(image: &[u8]) -> Result<ElfImage, BootError> {
         let at = table.checked_add(u64::from(index) * u64::from(entry_size)).ok_or(overflow)?;
         let kind = fields.u32(at)?;
         // Offset, physical address, size in the file and in memory lie in other places in the two classes.
-        let [offset, address, file_bytes, memory_bytes] =
-            if class_64 { [8, 24, 32, 40] } else { [4, 12, 16, 20] };
+        let [offset, address, file_bytes, memory_bytes] = if class_64 { [8, 24, 32, 40] } else { [4, 12, 16, 20] };
         let field = |place: u64| fields.number(at + place, word);
         let segment = ElfSegment {
             address: field(address)?,
@@ -151,12 +151,8 @@ fn boot_pvh(loader: &Loader<'_>, entry: u64) -> Result<CpuState, BootError> {
     let map: Vec<u8> = memory_map(loader.ram)
         .into_iter()
         .flat_map(|range| {
-            let entry = hvm_memmap_table_entry {
-                addr: range.start,
-                size: range.size,
-                type_: range.kind.number(),
-                reserved: 0,
-            };
+            let entry =
+                hvm_memmap_table_entry { addr: range.start, size: range.size, type_: range.kind.number(), reserved: 0 };
             entry.as_slice().to_vec()
         })
         .collect();

@@ -111,10 +111,7 @@ fn a_relocatable_bzimage_moves_down_when_memory_is_small() {
     assert_eq!(state.rip, 0x20_0200);
     let ram = GuestRam::new(4 * MIB).unwrap();
     let error = load(&ram, &source(bzimage(), None), &[]).unwrap_err();
-    assert_eq!(
-        error,
-        BootError::KernelDoesNotFit { start: 0x100_0000, end: 0x140_0000, memory_bytes: 4 * MIB }
-    );
+    assert_eq!(error, BootError::KernelDoesNotFit { start: 0x100_0000, end: 0x140_0000, memory_bytes: 4 * MIB });
 }
 
 #[test]

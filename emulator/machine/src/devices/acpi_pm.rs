@@ -105,8 +105,7 @@ impl AcpiPm {
         let kept = self.state.control & (!mask | SCI_ENABLE);
         self.state.control = kept | (shifted & 0x1c02);
         if shifted & SLEEP_ENABLE != 0 && (shifted >> 10) & 7 == u16::from(SLEEP_S5) {
-            cx.effects
-                .push(Effect::Power(PowerAction::Off { status: 0 }));
+            cx.effects.push(Effect::Power(PowerAction::Off { status: 0 }));
         }
     }
 }
@@ -126,16 +125,11 @@ impl Device for AcpiPm {
         self.settle(cx.now_ns);
         let index = u32::from(port & 3);
         match port & !3 {
-            PM1_EVENT => byte(
-                u64::from(self.state.status) | (u64::from(self.state.enable) << 16),
-                index,
-            ),
+            PM1_EVENT => byte(u64::from(self.state.status) | (u64::from(self.state.enable) << 16), index),
             PM1_CONTROL => byte(u64::from(self.state.control), index),
             PM_TIMER => byte(u64::from(low32(ticks(cx.now_ns))), index),
             GPE0 => self.state.gpe[usize::from(port & 3)],
-            _ if port == SMI_COMMAND || port == SMI_COMMAND + 1 => {
-                self.state.smi[usize::from(port - SMI_COMMAND)]
-            }
+            _ if port == SMI_COMMAND || port == SMI_COMMAND + 1 => self.state.smi[usize::from(port - SMI_COMMAND)],
             _ => 0,
         }
     }
@@ -183,11 +177,7 @@ impl Device for AcpiPm {
 
     fn reset(&mut self, cx: &mut DeviceContext<'_>) {
         let line = self.state.line;
-        self.state = AcpiPmState {
-            settled_ns: cx.now_ns,
-            line,
-            ..AcpiPmState::default()
-        };
+        self.state = AcpiPmState { settled_ns: cx.now_ns, line, ..AcpiPmState::default() };
         self.update(cx);
     }
 }
@@ -205,10 +195,7 @@ impl Snapshot for AcpiPm {
     fn restore(&mut self, state: AcpiPmState) -> Result<(), RestoreError> {
         if state.status & !STATUS_BITS != 0 || state.enable & !ENABLE_BITS != 0 {
             let reason = format!("status {:#x}, enable {:#x}", state.status, state.enable);
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.state = state;
         Ok(())
@@ -231,11 +218,7 @@ mod tests {
         assert_eq!(bench.take_line(9), [true]);
         assert_eq!(bench.read(PM1_EVENT + 1), 1);
         bench.write(PM1_EVENT + 1, 1);
-        assert_eq!(
-            bench.take_line(9),
-            [false],
-            "status bits clear by writing one"
-        );
+        assert_eq!(bench.take_line(9), [false], "status bits clear by writing one");
     }
 
     #[test]
@@ -244,10 +227,7 @@ mod tests {
         bench.write(PM1_CONTROL + 1, 0x20 | (3 << 2));
         assert!(bench.effects.is_empty(), "S3 does not exist");
         bench.write(PM1_CONTROL + 1, 0x20 | (SLEEP_S5 << 2));
-        assert_eq!(
-            bench.effects,
-            [Effect::Power(PowerAction::Off { status: 0 })]
-        );
+        assert_eq!(bench.effects, [Effect::Power(PowerAction::Off { status: 0 })]);
         assert_eq!(bench.read(PM1_CONTROL + 1) & 0x20, 0, "SLP_EN reads as 0");
     }
 
@@ -267,9 +247,5 @@ mod tests {
         assert_eq!(bench.take_line(9), [true]);
     }
 
-    snapshot_walk!(
-        random_walk_is_saveable,
-        AcpiPm::new(),
-        (0x600..=0x60b).chain(0x620..=0x623).chain([0xb2, 0xb3])
-    );
+    snapshot_walk!(random_walk_is_saveable, AcpiPm::new(), (0x600..=0x60b).chain(0x620..=0x623).chain([0xb2, 0xb3]));
 }

@@ -52,14 +52,7 @@ impl IoApic {
     /// Power-on state: every pin masked.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            registers: IoApicRegisters {
-                select: 0,
-                id: 0,
-                table: [MASKED; PINS],
-                lines: 0,
-            },
-        }
+        Self { registers: IoApicRegisters { select: 0, id: 0, table: [MASKED; PINS], lines: 0 } }
     }
 
     /// The reset line: registers return to power-on, the lines keep their levels.
@@ -70,12 +63,7 @@ impl IoApic {
     }
 
     /// A pin's line changes. `deliver` takes a message and says whether any vCPU accepted it.
-    pub fn set_pin(
-        &mut self,
-        pin: usize,
-        level: bool,
-        deliver: &mut dyn FnMut(InterruptMessage) -> bool,
-    ) {
+    pub fn set_pin(&mut self, pin: usize, level: bool, deliver: &mut dyn FnMut(InterruptMessage) -> bool) {
         let Some(entry) = self.registers.table.get(pin).copied() else {
             return;
         };
@@ -94,11 +82,7 @@ impl IoApic {
     }
 
     /// A vCPU completed a level-triggered vector: entries that wait for it may deliver again.
-    pub fn end_of_interrupt(
-        &mut self,
-        vector: u8,
-        deliver: &mut dyn FnMut(InterruptMessage) -> bool,
-    ) {
+    pub fn end_of_interrupt(&mut self, vector: u8, deliver: &mut dyn FnMut(InterruptMessage) -> bool) {
         for pin in 0..PINS {
             let entry = &mut self.registers.table[pin];
             if low8(*entry) == vector && *entry & LEVEL != 0 {
@@ -119,12 +103,7 @@ impl IoApic {
     }
 
     /// Write of 4 bytes at an offset of the window.
-    pub fn write(
-        &mut self,
-        offset: u64,
-        value: u32,
-        deliver: &mut dyn FnMut(InterruptMessage) -> bool,
-    ) {
+    pub fn write(&mut self, offset: u64, value: u32, deliver: &mut dyn FnMut(InterruptMessage) -> bool) {
         match offset {
             0x00 => self.registers.select = low8(u64::from(value)),
             0x10 => self.write_register(self.registers.select, value, deliver),
@@ -146,23 +125,15 @@ impl IoApic {
         }
     }
 
-    fn write_register(
-        &mut self,
-        index: u8,
-        value: u32,
-        deliver: &mut dyn FnMut(InterruptMessage) -> bool,
-    ) {
+    fn write_register(&mut self, index: u8, value: u32, deliver: &mut dyn FnMut(InterruptMessage) -> bool) {
         match index {
             0 => self.registers.id = value & 0x0f00_0000,
             0x10..=0x3f => {
                 let pin = usize::from((index - 0x10) / 2);
                 let old = self.registers.table[pin];
                 let value = u64::from(value);
-                let merged = if index & 1 == 0 {
-                    (old & !0xffff_ffff) | value
-                } else {
-                    (old & 0xffff_ffff) | (value << 32)
-                };
+                let merged =
+                    if index & 1 == 0 { (old & !0xffff_ffff) | value } else { (old & 0xffff_ffff) | (value << 32) };
                 let mut entry = (merged & WRITABLE) | (old & REMOTE_IRR);
                 if entry & LEVEL == 0 {
                     // Software clears a stuck remote IRR by switching the pin to edge.
@@ -194,8 +165,7 @@ fn message(entry: u64) -> InterruptMessage {
         mode,
         vector: low8(entry),
         // Only these modes use the trigger mode; NMI and INIT are always edges.
-        level: entry & LEVEL != 0
-            && matches!(mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority),
+        level: entry & LEVEL != 0 && matches!(mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority),
     }
 }
 
@@ -210,16 +180,9 @@ impl Snapshot for IoApic {
     }
 
     fn restore(&mut self, state: IoApicRegisters) -> Result<(), RestoreError> {
-        if state
-            .table
-            .iter()
-            .any(|entry| entry & !(WRITABLE | REMOTE_IRR) != 0)
-        {
+        if state.table.iter().any(|entry| entry & !(WRITABLE | REMOTE_IRR) != 0) {
             let reason = "a redirection entry has reserved bits set".into();
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.registers = state;
         Ok(())
@@ -263,12 +226,7 @@ mod tests {
     fn a_level_pin_waits_for_eoi_and_repeats_while_asserted() {
         let mut ioapic = IoApic::new();
         let mut log = Vec::new();
-        program(
-            &mut ioapic,
-            16,
-            0x0300_0000_0000_0000 | LEVEL | 0x55,
-            &mut log,
-        );
+        program(&mut ioapic, 16, 0x0300_0000_0000_0000 | LEVEL | 0x55, &mut log);
         let mut deliver = |message| {
             log.push(message);
             true

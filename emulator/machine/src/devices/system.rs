@@ -41,12 +41,7 @@ impl SystemPorts {
     /// Power-on state.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            state: SystemPortsState {
-                control_a: 2,
-                ..SystemPortsState::default()
-            },
-        }
+        Self { state: SystemPortsState { control_a: 2, ..SystemPortsState::default() } }
     }
 }
 
@@ -71,10 +66,7 @@ impl Device for SystemPorts {
                 self.state.control_a = value & 3;
             }
             0xe9 => {
-                let output = Output::CharTransmit {
-                    port: CharPort::DebugCon,
-                    data: vec![value],
-                };
+                let output = Output::CharTransmit { port: CharPort::DebugCon, data: vec![value] };
                 cx.effects.push(Effect::Output(output));
             }
             0xf4 => {
@@ -114,14 +106,8 @@ impl Snapshot for SystemPorts {
 
     fn restore(&mut self, state: SystemPortsState) -> Result<(), RestoreError> {
         if state.control_a > 3 || state.reset_control & !0xe != 0 {
-            let reason = format!(
-                "port 0x92 {:#x}, port 0xcf9 {:#x}",
-                state.control_a, state.reset_control
-            );
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+            let reason = format!("port 0x92 {:#x}, port 0xcf9 {:#x}", state.control_a, state.reset_control);
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.state = state;
         Ok(())
@@ -143,14 +129,7 @@ mod tests {
         bench.write(0x92, 3);
         bench.write(0xf4, 0x10);
         let reset = Effect::Power(PowerAction::Reset);
-        assert_eq!(
-            bench.effects,
-            [
-                reset.clone(),
-                reset,
-                Effect::Power(PowerAction::Off { status: 0x21 })
-            ]
-        );
+        assert_eq!(bench.effects, [reset.clone(), reset, Effect::Power(PowerAction::Off { status: 0x21 })]);
     }
 
     #[test]
@@ -158,16 +137,9 @@ mod tests {
         let mut bench = Bench::new(SystemPorts::new());
         assert_eq!(bench.read(0xe9), 0xe9);
         bench.write(0xe9, b'x');
-        let sent = Output::CharTransmit {
-            port: CharPort::DebugCon,
-            data: vec![b'x'],
-        };
+        let sent = Output::CharTransmit { port: CharPort::DebugCon, data: vec![b'x'] };
         assert_eq!(bench.effects, [Effect::Output(sent)]);
     }
 
-    snapshot_walk!(
-        random_walk_is_saveable,
-        SystemPorts::new(),
-        [0x80, 0x92, 0xe9, 0xf4, 0xcf9].into_iter()
-    );
+    snapshot_walk!(random_walk_is_saveable, SystemPorts::new(), [0x80, 0x92, 0xe9, 0xf4, 0xcf9].into_iter());
 }

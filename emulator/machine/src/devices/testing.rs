@@ -14,17 +14,10 @@ pub fn check_snapshot<T: Snapshot>(live: &mut T, mut fresh: T) {
     let bytes = postcard::to_stdvec(&saved).unwrap();
     let decoded: T::State = postcard::from_bytes(&bytes).unwrap();
     assert_eq!(decoded, saved, "{}: the encoding loses state", T::KIND);
-    fresh
-        .restore(decoded)
-        .unwrap_or_else(|error| panic!("{}: {error}", T::KIND));
+    fresh.restore(decoded).unwrap_or_else(|error| panic!("{}: {error}", T::KIND));
     let again = fresh.save();
     assert_eq!(again, saved, "{}: restore loses state", T::KIND);
-    assert_eq!(
-        postcard::to_stdvec(&again).unwrap(),
-        bytes,
-        "{}: the encoding is not canonical",
-        T::KIND
-    );
+    assert_eq!(postcard::to_stdvec(&again).unwrap(), bytes, "{}: the encoding is not canonical", T::KIND);
     live.restore(again).unwrap();
 }
 
@@ -70,11 +63,7 @@ impl<D: Device> Bench<D> {
     pub fn run_to(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.call(|device, cx| device.advance(cx));
-        assert!(
-            self.device.deadline_ns() > now_ns,
-            "{}: the deadline stays in the past",
-            D::KIND
-        );
+        assert!(self.device.deadline_ns() > now_ns, "{}: the deadline stays in the past", D::KIND);
     }
 
     /// Takes the level changes of a line.
@@ -100,9 +89,7 @@ macro_rules! snapshot_walk {
             let mut random = 0x9e37_79b9_7f4a_7c15u64;
             let ports: Vec<u16> = $ports.collect();
             for step in 0..4000u64 {
-                random = random
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let port = ports[crate::bits::to_usize(random >> 33) % ports.len()];
                 if random & (1 << 20) == 0 {
                     bench.read(port);

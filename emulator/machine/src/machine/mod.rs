@@ -21,6 +21,8 @@ mod config;
 mod digest;
 mod report;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 
@@ -89,13 +91,11 @@ impl Machine {
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         config.check()?;
         let ram = GuestRam::new(config.memory_bytes)?;
-        let table_config =
-            TableConfig { vcpus: low8(config.vcpus as u64), pci_window_64: pci_window_64(&ram) };
+        let table_config = TableConfig { vcpus: low8(config.vcpus as u64), pci_window_64: pci_window_64(&ram) };
         let platform = config.platform(ram.clone())?;
         let memory_digest = MemoryDigest::new(ram.page_count());
         let core = Core::new(ram, config.vcpus, Box::new(platform));
-        let mut machine =
-            Self { core, config, tables: acpi::build(&table_config), off: None, memory_digest };
+        let mut machine = Self { core, config, tables: acpi::build(&table_config), off: None, memory_digest };
         machine.boot()?;
         Ok(machine)
     }

@@ -16,9 +16,8 @@ const INSTRUCTIONS: usize = 8;
 /// Words of the stack shown.
 const STACK_WORDS: u64 = 8;
 
-const REGISTERS: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-];
+const REGISTERS: [&str; 16] =
+    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
 const EFER_LONG_ACTIVE: u64 = 1 << 10;
 
@@ -116,9 +115,9 @@ fn read_byte(state: &CpuState, ram: &GuestRam, linear: u64) -> Option<u8> {
 }
 
 fn read_word(state: &CpuState, ram: &GuestRam, linear: u64) -> Option<u64> {
-    (0..8).rev().try_fold(0, |word, index| {
-        Some((word << 8) | u64::from(read_byte(state, ram, linear.wrapping_add(index))?))
-    })
+    (0..8)
+        .rev()
+        .try_fold(0, |word, index| Some((word << 8) | u64::from(read_byte(state, ram, linear.wrapping_add(index))?)))
 }
 
 /// Walks the page tables without leaving a trace; permissions are not looked at.

@@ -64,8 +64,9 @@ impl Platform {
                 let offset = address - ECAM.start;
                 with_context!(self, now_ns, |devices, cx| devices.pci.ecam_read(cx, offset, size))
             }
-            _ => with_context!(self, now_ns, |devices, cx| devices.pci.mmio_read(cx, address, size))
-                .unwrap_or(u64::MAX),
+            _ => {
+                with_context!(self, now_ns, |devices, cx| devices.pci.mmio_read(cx, address, size)).unwrap_or(u64::MAX)
+            }
         }
     }
 

@@ -66,9 +66,8 @@ struct Targets<'a> {
 impl Targets<'_> {
     /// Delivers to every vCPU that the message names except `without`; false when none took it.
     fn deliver(&mut self, message: InterruptMessage, without: Option<usize>) -> bool {
-        let named: Vec<usize> = (0..self.apics.len())
-            .filter(|&cpu| Some(cpu) != without && self.apics[cpu].is_target(&message))
-            .collect();
+        let named: Vec<usize> =
+            (0..self.apics.len()).filter(|&cpu| Some(cpu) != without && self.apics[cpu].is_target(&message)).collect();
         let taken = self.deliver_to(&named, message);
         if !taken {
             *self.undelivered += 1;
@@ -79,10 +78,11 @@ impl Targets<'_> {
     fn deliver_to(&mut self, named: &[usize], message: InterruptMessage) -> bool {
         let signal = match message.mode {
             DeliveryMode::Fixed => {
-                // Every named APIC takes it, so no short-circuit.
-                return named.iter().fold(false, |taken, &cpu| {
-                    self.apics[cpu].accept(message.vector, message.level) || taken
-                });
+                let mut taken = false;
+                for &cpu in named {
+                    taken |= self.apics[cpu].accept(message.vector, message.level);
+                }
+                return taken;
             }
             DeliveryMode::LowestPriority => {
                 let Some(cpu) = self.arbitrate(named, message.vector) else { return false };
@@ -151,8 +151,11 @@ impl InterruptControllers {
         self.lint0 = self.pic.output();
     }
 
-    /// What firmware sets up before it starts a kernel.
+    /// What firmware sets up before it starts a kernel: virtual wire mode, every line of the 8259 masked.
     pub fn set_virtual_wire(&mut self) {
+        self.pic.write(0x21, 0xff);
+        self.pic.write(0xa1, 0xff);
+        self.follow_pic();
         for apic in &mut self.apics {
             apic.set_virtual_wire();
         }
@@ -377,8 +380,7 @@ impl Snapshot for InterruptControllers {
             SavedSignal::Startup(vector) => CpuSignal::Startup(vector),
             SavedSignal::Nmi => CpuSignal::Nmi,
         };
-        fresh.signals =
-            state.signals.into_iter().map(|queue| queue.into_iter().map(load_signal).collect()).collect();
+        fresh.signals = state.signals.into_iter().map(|queue| queue.into_iter().map(load_signal).collect()).collect();
         fresh.undelivered = state.undelivered;
         fresh.lint0 = fresh.pic.output();
         *self = fresh;

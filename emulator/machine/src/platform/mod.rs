@@ -17,6 +17,8 @@ mod bus;
 pub mod interrupts;
 pub mod ports;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

@@ -10,9 +10,7 @@ use std::sync::atomic::Ordering;
 
 use crate::case::{Case, Event, Outcome};
 use crate::fp::Fp;
-use crate::layout::{
-    CODE, CODE_BYTES, CODE_SIZE, CONSTANT, DATA, DATA_BYTES, DATA_SIZE, INT3, PAGE, selector,
-};
+use crate::layout::{CODE, CODE_BYTES, CODE_SIZE, CONSTANT, DATA, DATA_BYTES, DATA_SIZE, INT3, PAGE, selector};
 use signal::{CONTEXT_FLAGS, Context, FpImage, GPR_SLOT, SignalStack};
 
 // Vectors of the breakpoint and of page faults.

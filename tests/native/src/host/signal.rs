@@ -131,8 +131,7 @@ pub struct SignalStack {
 }
 
 const STACK_SIZE: usize = 256 << 10;
-const SIGNALS: [i32; 6] =
-    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGALRM];
+const SIGNALS: [i32; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGALRM];
 
 /// Installs the handlers, and a timer that ends cases that hang.
 ///

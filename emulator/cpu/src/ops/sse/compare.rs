@@ -3,8 +3,9 @@
 use iced_x86::{Instruction, Mnemonic};
 
 use super::super::in_memory;
-use super::float::{Float, Kind, execute, float, load_operand, under_mxcsr};
+use super::float::{Float, Kind, execute, load_operand, under_mxcsr};
 use super::moves::registers;
+use super::scalar::{not_denormal_32, not_denormal_64, scalar};
 use super::vector::{Vector, low};
 use crate::core::Core;
 use crate::flags::{CF, PF, ZF};
@@ -28,25 +29,26 @@ fn mem<F: Float>(core: &mut Core, op: &Op) -> Done {
     set_flags::<F>(core, core.xmm(op.dst), b)
 }
 
-/// The result of the host's comparison is its flags, low byte.
+/// The result of the host's comparison is its flags, low byte. It raises nothing where the operands compare and
+/// neither is denormal.
 macro_rules! comparison {
-    ($name:ident, $asm:literal, $double:literal, $bytes:literal) => {
-        float!(
+    ($name:ident, $asm:literal, $double:literal, $bytes:literal, $not_denormal:ident) => {
+        scalar!(
             $name,
             concat!($asm, " {a}, {b}\nlahf\nmovzx eax, ah\nmovd {a}, eax"),
             Safe,
             $double,
             $bytes,
-            1,
+            |a, b, result| low(result) & PF == 0 && $not_denormal(a) && $not_denormal(b),
             out("rax") _
         );
     };
 }
 
-comparison!(Comiss, "comiss", false, 4);
-comparison!(Comisd, "comisd", true, 8);
-comparison!(Ucomiss, "ucomiss", false, 4);
-comparison!(Ucomisd, "ucomisd", true, 8);
+comparison!(Comiss, "comiss", false, 4, not_denormal_32);
+comparison!(Comisd, "comisd", true, 8, not_denormal_64);
+comparison!(Ucomiss, "ucomiss", false, 4, not_denormal_32);
+comparison!(Ucomisd, "ucomisd", true, 8, not_denormal_64);
 
 fn form<F: Float>(ins: &Instruction) -> Handler {
     if in_memory(ins, 1) { mem::<F> } else { reg::<F> }

@@ -5,7 +5,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::super::{operand, operand_size, segment_slot};
+use super::super::{effective_segment, operand, operand_size, segment_slot};
 use super::vector::split;
 use crate::core::Core;
 use crate::mmu::CodeMode;
@@ -77,7 +77,7 @@ fn maskmovq(core: &mut Core, op: &Op) -> Done {
 
 /// The implicit memory operand at DS:RDI, and the two registers.
 fn masked_move(ins: &Instruction, op: &mut Op, mode: CodeMode) {
-    op.seg = segment_slot(ins.memory_segment(), mode);
+    op.seg = segment_slot(effective_segment(ins, mode), mode);
     op.base = RDI;
     op.index = SLOT_ZERO;
     op.disp = 0;

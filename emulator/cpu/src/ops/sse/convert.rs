@@ -1,13 +1,15 @@
 //! Conversions between formats (CVT...), and ROUNDxx.
 //!
-//! Conversions that touch an MMX register also enter MMX state and raise pending x87 exceptions; CVTPI2PS and CVTPI2PD
-//! from memory do neither, as on processors (the manual says otherwise of the former).
+//! Conversions that touch an MMX register also enter MMX state and raise pending x87 exceptions; CVTPI2PS and
+//! CVTPI2PD from memory do neither, as on processors (the manual says otherwise of the former). MMX state is entered
+//! before #XM is raised.
 
 use iced_x86::{Instruction, Mnemonic};
 
 use super::super::{in_memory, operand_size};
 use super::float::{self, Float, Kind, execute, float, load_operand, under_mxcsr};
 use super::moves::registers;
+use super::scalar::{ordinary_32, scalar};
 use super::vector::{Vector, from_low, low};
 use crate::core::Core;
 use crate::mmu::CodeMode;
@@ -15,8 +17,8 @@ use crate::op::{Done, Handler, OP_MEMORY, Op, Stop};
 
 float!(Cvtps2pd, "cvtps2pd {a}, {b}", Safe, false, 8, 2);
 float!(Cvtpd2ps, "cvtpd2ps {a}, {b}", Narrow, true, 16, 2);
-float!(Cvtss2sd, "cvtss2sd {a}, {b}", Safe, false, 4, 1);
-float!(Cvtsd2ss, "cvtsd2ss {a}, {b}", Narrow, true, 8, 1);
+scalar!(Cvtss2sd, "cvtss2sd {a}, {b}", Safe, false, 4, |_a, b, _result| ordinary_32(b));
+scalar!(Cvtsd2ss, "cvtsd2ss {a}, {b}", Narrow, true, 8, |_a, _b, result| ordinary_32(result));
 float!(Cvtdq2ps, "cvtdq2ps {a}, {b}", Safe, false, 16, 4);
 float!(Cvtdq2pd, "cvtdq2pd {a}, {b}", Safe, false, 8, 2);
 float!(Cvtps2dq, "cvtps2dq {a}, {b}", Safe, false, 16, 4);
@@ -24,16 +26,16 @@ float!(Cvttps2dq, "cvttps2dq {a}, {b}", Safe, false, 16, 4);
 float!(Cvtpd2dq, "cvtpd2dq {a}, {b}", Safe, true, 16, 2);
 float!(Cvttpd2dq, "cvttpd2dq {a}, {b}", Safe, true, 16, 2);
 
-/// From an integer in the low part of `b`.
+/// From an integer in the low part of `b`. It can only be inexact.
 macro_rules! from_integer {
     ($name:ident, $asm:literal, $size:literal, $bytes:literal) => {
-        float!(
+        scalar!(
             $name,
             concat!("movq {t}, {b}\n", $asm, " {a}, {t", $size, "}"),
             Safe,
             false,
             $bytes,
-            1,
+            |_a, _b, _result| true,
             t = out(reg) _
         );
     };
@@ -44,16 +46,16 @@ from_integer!(Cvtsi2ss64, "cvtsi2ss", ":r", 8);
 from_integer!(Cvtsi2sd32, "cvtsi2sd", ":e", 4);
 from_integer!(Cvtsi2sd64, "cvtsi2sd", ":r", 8);
 
-/// To an integer in the low part of the result, zero-extended.
+/// To an integer in the low part of the result, zero-extended. Invalid operands give the lowest one.
 macro_rules! to_integer {
     ($name:ident, $asm:literal, $size:literal, $double:literal, $bytes:literal) => {
-        float!(
+        scalar!(
             $name,
             concat!($asm, " {t", $size, "}, {b}\nmovq {a}, {t}"),
             Safe,
             $double,
             $bytes,
-            1,
+            |_a, _b, result| low(result) != if $size == ":e" { 1 << 31 } else { 1 << 63 },
             t = out(reg) _
         );
     };
@@ -132,9 +134,8 @@ fn from_mmx<F: Float>(core: &mut Core, op: &Op) -> Result<Vector, Stop> {
         return execute::<F>(core, from_low(0), from_low(b));
     }
     core.check_pending_x87()?;
-    let result = execute::<F>(core, from_low(0), from_low(core.mmx(op.src)))?;
     core.enter_mmx();
-    Ok(result)
+    execute::<F>(core, from_low(0), from_low(core.mmx(op.src)))
 }
 
 fn cvtpi2ps(core: &mut Core, op: &Op) -> Done {
@@ -160,6 +161,7 @@ fn to_mmx<F: Float>(core: &mut Core, op: &Op) -> Done {
         // Zeros in the other two lanes raise nothing.
         (false, false) => from_low(core.xmm_half(op.src, 0)),
     };
+    core.enter_mmx();
     let result = execute::<F>(core, b, b)?;
     core.set_mmx(op.dst, low(result));
     Ok(())

@@ -5,8 +5,8 @@
 //! flags), and all x86-64 processors agree on both, so the result is the same on every host. No compiled floating-point
 //! code ever sees a guest value.
 //!
-//! With all exceptions masked, which is nearly always, the block works on the guest's MXCSR itself. Otherwise `unmasked`
-//! executes with exceptions masked and raises afterwards what the guest must see.
+//! With all exceptions masked, which is nearly always, the block works on the guest's MXCSR itself. Otherwise
+//! `unmasked` executes with exceptions masked and raises afterwards what the guest must see.
 //!
 //! HADD and HSUB are shuffles before ADD and SUB, so that there is one kind of lane-wise operation only.
 
@@ -14,11 +14,12 @@ use iced_x86::{Instruction, Mnemonic};
 
 use super::super::in_memory;
 use super::moves::{is_xmm, registers};
+use super::scalar::{Addsd, Addss, Divsd, Divss, Mulsd, Mulss, Subsd, Subss, execute_masked};
 use super::unmasked::execute_unmasked;
 use super::vector::{Vector, from_low, host};
 use crate::core::Core;
 use crate::mmu::CodeMode;
-use crate::op::{Done, Handler, Op, Stop};
+use crate::op::{Done, Handler, OP_MEMORY, Op, Stop};
 
 /// MXCSR: all six exception masks.
 pub(super) const MASKS: u32 = 0x3f << 7;
@@ -58,6 +59,12 @@ pub(super) trait Float {
     const LANES: usize;
     /// Executes under `mxcsr`, whose exceptions must be masked, and adds the flags to it.
     fn run(a: Vector, b: Vector, mxcsr: &mut u32) -> Vector;
+    /// Executes under the host's MXCSR, if it is certain from operands and result that no flag but inexact rises
+    /// (`scalar`).
+    #[inline(always)]
+    fn run_quiet(_a: Vector, _b: Vector) -> Option<Vector> {
+        None
+    }
     /// What is done to the operands before; for the horizontal operations.
     #[inline(always)]
     fn prepare(a: Vector, b: Vector) -> (Vector, Vector) {
@@ -111,10 +118,10 @@ pub(super) use float;
 /// Computes, and raises #XM (#UD without CR4.OSXMMEXCPT) for unmasked exceptions. Flags are kept in both cases.
 #[inline(always)]
 pub(super) fn execute<F: Float>(core: &mut Core, a: Vector, b: Vector) -> Result<Vector, Stop> {
-    let (a, b) = F::prepare(a, b);
     if core.vector.mxcsr & MASKS == MASKS {
-        return Ok(F::run(a, b, &mut core.vector.mxcsr));
+        return Ok(execute_masked::<F>(core, a, b));
     }
+    let (a, b) = F::prepare(a, b);
     execute_unmasked::<F>(core, a, b)
 }
 
@@ -128,16 +135,42 @@ pub(super) fn load_operand<F: Float>(core: &mut Core, op: &Op) -> Result<Vector,
     }
 }
 
+/// The memory operand, if it can be had at once.
+#[inline(always)]
+fn quick_operand<F: Float>(core: &Core, op: &Op) -> Option<Vector> {
+    match F::BYTES {
+        4 => core.quick_load_part::<u32>(op).map(|value| from_low(u64::from(value))),
+        8 => core.quick_load_part::<u64>(op).map(from_low),
+        _ => core.quick_load::<true>(op),
+    }
+}
+
 fn reg<F: Float>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let result = execute::<F>(core, core.xmm(op.dst), core.xmm(op.src))?;
+    if core.vector.mxcsr & MASKS != MASKS {
+        return slow::<F>(core, op);
+    }
+    let result = execute_masked::<F>(core, core.xmm(op.dst), core.xmm(op.src));
     core.set_xmm(op.dst, result);
     Ok(())
 }
 
 fn mem<F: Float>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let b = load_operand::<F>(core, op)?;
+    if core.vector.mxcsr & MASKS != MASKS {
+        return slow::<F>(core, op);
+    }
+    let Some(b) = quick_operand::<F>(core, op) else { return slow::<F>(core, op) };
+    let result = execute_masked::<F>(core, core.xmm(op.dst), b);
+    core.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// The operation with unmasked exceptions, or with a memory operand that is not at hand.
+#[cold]
+#[inline(never)]
+fn slow<F: Float>(core: &mut Core, op: &Op) -> Done {
+    let b = if op.has(OP_MEMORY) { load_operand::<F>(core, op)? } else { core.xmm(op.src) };
     let result = execute::<F>(core, core.xmm(op.dst), b)?;
     core.set_xmm(op.dst, result);
     Ok(())
@@ -150,21 +183,13 @@ pub(super) fn form<F: Float>(ins: &Instruction, op: &mut Op) -> Handler {
 }
 
 float!(Addps, "addps {a}, {b}", Add, false, 16, 4);
-float!(Addss, "addss {a}, {b}", Add, false, 4, 1);
 float!(Addpd, "addpd {a}, {b}", Add, true, 16, 2);
-float!(Addsd, "addsd {a}, {b}", Add, true, 8, 1);
 float!(Subps, "subps {a}, {b}", Sub, false, 16, 4);
-float!(Subss, "subss {a}, {b}", Sub, false, 4, 1);
 float!(Subpd, "subpd {a}, {b}", Sub, true, 16, 2);
-float!(Subsd, "subsd {a}, {b}", Sub, true, 8, 1);
 float!(Mulps, "mulps {a}, {b}", Mul, false, 16, 4);
-float!(Mulss, "mulss {a}, {b}", Mul, false, 4, 1);
 float!(Mulpd, "mulpd {a}, {b}", Mul, true, 16, 2);
-float!(Mulsd, "mulsd {a}, {b}", Mul, true, 8, 1);
 float!(Divps, "divps {a}, {b}", Div, false, 16, 4);
-float!(Divss, "divss {a}, {b}", Div, false, 4, 1);
 float!(Divpd, "divpd {a}, {b}", Div, true, 16, 2);
-float!(Divsd, "divsd {a}, {b}", Div, true, 8, 1);
 float!(Minps, "minps {a}, {b}", Safe, false, 16, 4);
 float!(Minss, "minss {a}, {b}", Safe, false, 4, 1);
 float!(Minpd, "minpd {a}, {b}", Safe, true, 16, 2);

@@ -15,30 +15,34 @@ fn copy(core: &mut Core, op: &Op) -> Done {
     Ok(())
 }
 
-fn load_aligned(core: &mut Core, op: &Op) -> Done {
+fn load<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let value = core.load_aligned(op)?;
+    let Some(value) = core.quick_load::<ALIGNED>(op) else { return load_slow::<ALIGNED>(core, op) };
     core.set_xmm(op.dst, value);
     Ok(())
 }
 
-fn load_unaligned(core: &mut Core, op: &Op) -> Done {
-    core.check_sse()?;
-    let value = core.load_unaligned(op)?;
+#[cold]
+#[inline(never)]
+fn load_slow<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
+    let value = if ALIGNED { core.load_aligned(op)? } else { core.load_unaligned(op)? };
     core.set_xmm(op.dst, value);
     Ok(())
 }
 
-fn store_aligned(core: &mut Core, op: &Op) -> Done {
+fn store<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
-    let value = core.xmm(op.src);
-    core.store_aligned(op, value)
+    match core.quick_store::<ALIGNED>(op, core.xmm(op.src)) {
+        Some(()) => Ok(()),
+        None => store_slow::<ALIGNED>(core, op),
+    }
 }
 
-fn store_unaligned(core: &mut Core, op: &Op) -> Done {
-    core.check_sse()?;
+#[cold]
+#[inline(never)]
+fn store_slow<const ALIGNED: bool>(core: &mut Core, op: &Op) -> Done {
     let value = core.xmm(op.src);
-    core.store_unaligned(op, value)
+    if ALIGNED { core.store_aligned(op, value) } else { core.store_unaligned(op, value) }
 }
 
 /// MOVQ, MOVSD and MOVLPD-like stores of one half; `HALF` 1 is the upper one.
@@ -289,30 +293,30 @@ pub(in super::super) fn registers(ins: &Instruction, op: &mut Op) {
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<Handler> {
     use Mnemonic as M;
-    let (store, load) = (in_memory(ins, 0), in_memory(ins, 1));
+    let (to_memory, from_memory) = (in_memory(ins, 0), in_memory(ins, 1));
     let handler: Handler = match ins.mnemonic() {
         M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => {
-            if store {
-                store_aligned
-            } else if load {
-                load_aligned
+            if to_memory {
+                store::<true>
+            } else if from_memory {
+                load::<true>
             } else {
                 copy
             }
         }
         M::Movups | M::Movupd | M::Movdqu | M::Lddqu => {
-            if store {
-                store_unaligned
-            } else if load {
-                load_unaligned
+            if to_memory {
+                store::<false>
+            } else if from_memory {
+                load::<false>
             } else {
                 copy
             }
         }
         M::Movss => {
-            if store {
+            if to_memory {
                 store_32
-            } else if load {
+            } else if from_memory {
                 load_32
             } else {
                 copy_32
@@ -320,23 +324,23 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<
         }
         // The string instruction of the same name has no vector register.
         M::Movsd if is_xmm(ins, 0) || is_xmm(ins, 1) => {
-            if store {
+            if to_memory {
                 store_half::<0>
-            } else if load {
+            } else if from_memory {
                 load_64
             } else {
                 copy_half::<0, 0>
             }
         }
         M::Movlps | M::Movlpd => {
-            if store {
+            if to_memory {
                 store_half::<0>
             } else {
                 load_half::<0>
             }
         }
         M::Movhps | M::Movhpd => {
-            if store {
+            if to_memory {
                 store_half::<1>
             } else {
                 load_half::<1>

@@ -32,6 +32,15 @@ fn xmm_reg<P: Packed>(core: &mut Core, op: &Op) -> Done {
 
 fn xmm_mem<P: Packed>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
+    let Some(b) = core.quick_load::<true>(op) else { return xmm_mem_slow::<P>(core, op) };
+    let result = P::apply(core.xmm(op.dst), b);
+    core.set_xmm(op.dst, result);
+    Ok(())
+}
+
+#[cold]
+#[inline(never)]
+fn xmm_mem_slow<P: Packed>(core: &mut Core, op: &Op) -> Done {
     let b = core.load_aligned(op)?;
     let result = P::apply(core.xmm(op.dst), b);
     core.set_xmm(op.dst, result);

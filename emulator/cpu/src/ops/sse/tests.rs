@@ -211,8 +211,8 @@ impl Page {
         // SAFETY: the page is ours and longer than an instruction.
         unsafe { self.0.as_ptr().copy_from_nonoverlapping(code.as_ptr(), code.len()) };
         state.code = self.0.as_ptr() as u64;
-        // SAFETY: the instruction changes only what is in `state` or named here; it faults on nothing, for all exceptions
-        // are masked and the buffer is aligned.
+        // SAFETY: the instruction changes only what is in `state` or named here; it faults on nothing, for all
+        // exceptions are masked and the buffer is aligned.
         unsafe {
             core::arch::asm!(
                 "push rbx",
@@ -330,7 +330,12 @@ fn random_state(random: &mut Random) -> Native {
     state.set(0, &0x37f_u16.to_le_bytes());
     state.set(2, &((random.below(8) << 11) as u16).to_le_bytes());
     state.set(4, &[random.next() as u8]);
-    let control = if random.below(2) == 0 { 0 } else { random.next() as u32 & 0xe07f };
+    // Often as programs have it: nothing changed, inexact set.
+    let control = match random.below(4) {
+        0 => 0,
+        1 | 2 => 0x20,
+        _ => random.next() as u32 & 0xe07f,
+    };
     state.set(24, &(0x1f80 | control).to_le_bytes());
     for register in 0..8 {
         state.set(32 + 16 * register, &random.word().to_le_bytes());
@@ -418,7 +423,7 @@ fn every_form_does_what_the_host_does() {
     let (mut forms, mut cases) = (BTreeSet::new(), 0_u64);
     let mut failures = Vec::new();
     let mut failed = BTreeSet::new();
-    for _ in 0..6 {
+    for _ in 0..3 {
         encodings(&mut random, |bytes, ins, random| {
             let name = format!("{:?}", ins.code());
             if !comparable(ins) || !harmless(ins) {

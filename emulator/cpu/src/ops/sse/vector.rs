@@ -1,7 +1,7 @@
 //! 128-bit values: registers, memory operands, lanes, and the checks in front of every instruction that uses them.
 //!
-//! Integer lane operations run as the host's own SSE to SSE4.2 instructions ([`host`]): x86-64-v2 is the baseline of the
-//! build, and each of these instructions is defined to the last bit, so every host gives the same result.
+//! Integer lane operations run as the host's own SSE to SSE4.2 instructions ([`host`]): x86-64-v2 is the baseline of
+//! the build, and each of these instructions is defined to the last bit, so every host gives the same result.
 
 pub(crate) use core::arch::x86_64::__m128i as Vector;
 use core::arch::x86_64::{_mm_cvtsi64_si128, _mm_loadu_si128, _mm_storeu_si128};
@@ -9,7 +9,8 @@ use core::arch::x86_64::{_mm_cvtsi64_si128, _mm_loadu_si128, _mm_storeu_si128};
 use crate::core::Core;
 use crate::fault::vector;
 use crate::mmu::{cr0, cr4};
-use crate::op::{Op, Stop};
+use crate::op::{OP_A16, OP_A32, OP_LEGACY, Op, Stop};
+use crate::width::Width;
 
 /// Calls intrinsics of the host baseline.
 macro_rules! host {
@@ -101,11 +102,58 @@ impl Core {
     }
 
     #[cold]
+    #[inline(never)]
     fn sse_denied(&mut self) -> Stop {
         if self.sys.cr0 & cr0::EM != 0 || self.sys.cr4 & cr4::OSFXSR == 0 {
             return self.ud();
         }
         self.raise(vector::NM)
+    }
+
+    /// Linear address of the operand when nothing is to be checked but translation: 64-bit addressing, and `size`
+    /// bytes in one page. Handlers try this first, so that their fast path needs no stack frame; when it fails they
+    /// call their slow form.
+    #[inline(always)]
+    fn quick_linear(&self, op: &Op, size: u64) -> Option<u64> {
+        if op.flags & (OP_LEGACY | OP_A32 | OP_A16) != 0 {
+            return None;
+        }
+        let linear = self.effective(op).wrapping_add(self.seg_base[usize::from(op.seg & 7)]);
+        (linear & 0xfff <= 0x1000 - size).then_some(linear)
+    }
+
+    /// The 16 bytes of the operand, if they can be had at once.
+    #[inline(always)]
+    pub(crate) fn quick_load<const ALIGNED: bool>(&self, op: &Op) -> Option<Vector> {
+        let linear = self.quick_linear(op, 16)?;
+        if ALIGNED && linear & 15 != 0 {
+            return None;
+        }
+        let host = self.tlb.read(linear, self.data_context)?;
+        // SAFETY: a cached translation points into live guest RAM, and the access stays in its page.
+        Some(unsafe { _mm_loadu_si128(host.cast()) })
+    }
+
+    /// A part of a vector that is smaller than 16 bytes, if it can be had at once.
+    #[inline(always)]
+    pub(crate) fn quick_load_part<T: Width>(&self, op: &Op) -> Option<T> {
+        let linear = self.quick_linear(op, T::BYTES)?;
+        let host = self.tlb.read(linear, self.data_context)?;
+        // SAFETY: as in `quick_load`.
+        Some(unsafe { host.cast::<T>().read_unaligned() })
+    }
+
+    /// Stores 16 bytes to the operand, if that can be done at once.
+    #[inline(always)]
+    pub(crate) fn quick_store<const ALIGNED: bool>(&self, op: &Op, value: Vector) -> Option<()> {
+        let linear = self.quick_linear(op, 16)?;
+        if ALIGNED && linear & 15 != 0 {
+            return None;
+        }
+        let host = self.tlb.write(linear, self.data_context)?;
+        // SAFETY: as in `quick_load`; pages that hold code or page tables are never cached for writing.
+        unsafe { _mm_storeu_si128(host.cast(), value) };
+        Some(())
     }
 
     /// Loads 16 bytes that must be aligned.
@@ -115,25 +163,14 @@ impl Core {
         if linear & 15 != 0 {
             return Err(self.gp(0));
         }
-        self.load_at(linear, op.seg)
+        self.read128(linear, op.seg).map(join)
     }
 
     /// Loads 16 bytes at any address.
     #[inline(always)]
     pub(crate) fn load_unaligned(&mut self, op: &Op) -> Result<Vector, Stop> {
         let linear = self.linear(op, 16, false)?;
-        self.load_at(linear, op.seg)
-    }
-
-    #[inline(always)]
-    fn load_at(&mut self, linear: u64, seg: u8) -> Result<Vector, Stop> {
-        if linear & 0xfff <= 0x1000 - 16
-            && let Some(host) = self.tlb.read(linear, self.data_context)
-        {
-            // SAFETY: a cached translation points into live guest RAM, and the access stays in its page.
-            return Ok(unsafe { _mm_loadu_si128(host.cast()) });
-        }
-        Ok(join(self.read_slow(linear, 16, seg)?))
+        self.read128(linear, op.seg).map(join)
     }
 
     /// Stores 16 bytes that must be aligned.
@@ -143,25 +180,13 @@ impl Core {
         if linear & 15 != 0 {
             return Err(self.gp(0));
         }
-        self.store_at(linear, op.seg, value)
+        self.write128(linear, op.seg, split(value))
     }
 
     /// Stores 16 bytes at any address.
     #[inline(always)]
     pub(crate) fn store_unaligned(&mut self, op: &Op, value: Vector) -> Result<(), Stop> {
         let linear = self.linear(op, 16, true)?;
-        self.store_at(linear, op.seg, value)
-    }
-
-    #[inline(always)]
-    fn store_at(&mut self, linear: u64, seg: u8, value: Vector) -> Result<(), Stop> {
-        if linear & 0xfff <= 0x1000 - 16
-            && let Some(host) = self.tlb.write(linear, self.data_context)
-        {
-            // SAFETY: as in `load_at`; pages that hold code or page tables are never cached for writing.
-            unsafe { _mm_storeu_si128(host.cast(), value) };
-            return Ok(());
-        }
-        self.write_slow(linear, split(value), 16, seg)
+        self.write128(linear, op.seg, split(value))
     }
 }

@@ -1,7 +1,7 @@
 //! FADD, FSUB, FMUL, FDIV and FSQRT on operands: exact results, rounded once (Intel SDM volume 1, 8.3.5).
 
-use super::float::{Class, Env, INTEGER, Operand, ZE, infinity, shift_right_sticky, zero};
 use super::float::{BIAS, Rounding};
+use super::float::{Class, Env, INTEGER, Operand, ZE, infinity, shift_right_sticky, zero};
 use crate::state::Float80;
 
 /// `a + b`.

@@ -134,7 +134,11 @@ pub(super) fn to_integer(env: &mut Env, a: &Operand, bits: u32) -> u64 {
     let before = env.flags;
     match to_whole(env, a) {
         Some(magnitude) if magnitude < limit || magnitude == limit && a.negative => {
-            if a.negative { magnitude.wrapping_neg() } else { magnitude }
+            if a.negative {
+                magnitude.wrapping_neg()
+            } else {
+                magnitude
+            }
         }
         _ => {
             env.flags = before | IE;

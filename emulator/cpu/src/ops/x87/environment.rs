@@ -43,8 +43,7 @@ fn fields(core: &Core, short: bool) -> Fields {
     let (instruction, operand) = (fpu.instruction as u32, fpu.operand as u32);
     let opcode = u32::from(fpu.opcode & 0x7ff);
     let upper = 0xffff_0000;
-    let head =
-        [upper | u32::from(fpu.control), upper | u32::from(fpu.status), upper | u32::from(fpu.tag_word())];
+    let head = [upper | u32::from(fpu.control), upper | u32::from(fpu.status), upper | u32::from(fpu.tag_word())];
     let tail = match (short, core.is_real_format()) {
         (true, true) => [instruction, instruction >> 4 & 0xf000 | opcode, operand, operand >> 4 & 0xf000],
         (true, false) => [instruction, 0, operand, 0],

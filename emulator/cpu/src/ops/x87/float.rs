@@ -272,11 +272,8 @@ impl Env {
     pub fn finish(&mut self, negative: bool, exponent: i32, significand: u128) -> Float80 {
         debug_assert!(significand >> 127 == 1);
         let rounded = self.round(negative, significand, self.precision);
-        let (mantissa, after) = if rounded.carry {
-            (INTEGER, exponent + 1)
-        } else {
-            ((rounded.significand >> 64) as u64, exponent)
-        };
+        let (mantissa, after) =
+            if rounded.carry { (INTEGER, exponent + 1) } else { ((rounded.significand >> 64) as u64, exponent) };
         if after <= 0 {
             if self.is_masked(UE) {
                 return self.denormalise(negative, exponent, significand);

@@ -190,8 +190,7 @@ pub(super) fn sine_or_cosine(core: &mut Core, op: &Op) -> Done {
     if in_range(core, op) {
         let mut env = core.x87_env();
         let a = core.fpu.operand(0);
-        let result =
-            if op.aux != 0 { trigonometry::fcos(&mut env, &a) } else { trigonometry::fsin(&mut env, &a) };
+        let result = if op.aux != 0 { trigonometry::fcos(&mut env, &a) } else { trigonometry::fsin(&mut env, &a) };
         if core.x87_settle(op, env.flags) {
             core.fpu.set(0, result);
         }

@@ -10,7 +10,13 @@
 //! - FIP follows every non-control instruction. FOP and FDP change only with an unmasked exception (CPUID.7.EBX bit 6,
 //!   and "fopcode compatibility mode" off), and FCS and FDS are zero (CPUID.7.EBX bit 13).
 //! - With CR0.NE clear, a pending exception is never reported: there is no FERR# line; it is as if IGNNE# were asserted.
-//! - Condition codes that the manual calls undefined keep their value.
+//! - Comparisons set their condition codes or flags even when their exception is unmasked. FLD of a denormal loads it even
+//!   when #D is unmasked. FLD ST(i) of an empty register onto a full stack is an overflow (Intel; AMD: underflow).
+//! - FCOMI and its relatives clear C1 (AMD: unchanged); FCMOVcc leaves it. FYL2X of a power of two is exact.
+//! - F2XM1 outside -1 to 1 gives its argument. FYL2XP1 beyond its range is computed; at -1 it divides by zero, below it is
+//!   invalid. Digits above nine in FBLD count as their value.
+//! - A store that an unmasked exception suppresses does not touch its operand, so it cannot fault.
+//! - Other condition codes that the manual calls undefined keep their value, but for C1, which FFREE clears.
 //!
 //! Sources: Intel SDM volume 1, chapter 8, and volume 2.
 
@@ -37,8 +43,8 @@ use crate::op::{Handler, OP_MEMORY, OP_O16, Op};
 use exponential::constant;
 use functions::{F2xm1, Fpatan, Frndint, Fscale, Fsqrt, Fyl2x, Fyl2xp1};
 use operate::{Add, Binary, Div, Divr, Integer, Mul, Sub, Subr, UNORDERED};
-pub(crate) use transfer::{pack, unpack};
 use transfer::{Constant, Double, Single};
+pub(crate) use transfer::{pack, unpack};
 
 /// Opcodes of x87 instructions: 0xd8 to 0xdf.
 const ESCAPE: u8 = 0xd8;

@@ -128,8 +128,7 @@ pub(super) fn compare_memory<S: Source>(core: &mut Core, op: &Op) -> Done {
 /// FTST.
 pub(super) fn test(core: &mut Core, op: &Op) -> Done {
     core.x87_ready()?;
-    let operands =
-        if core.fpu.is_empty(0) { None } else { Some((core.fpu.operand(0), Operand::new(zero(false)))) };
+    let operands = if core.fpu.is_empty(0) { None } else { Some((core.fpu.operand(0), Operand::new(zero(false)))) };
     finish_compare(core, op, operands);
     Ok(())
 }

@@ -74,7 +74,7 @@ fn reduce(a: &Operand) -> (u8, Wide) {
         negative = !negative;
     }
     if a.negative {
-        quadrant = 4 - quadrant & 3;
+        quadrant = (4 - quadrant) & 3;
     }
     (quadrant, Wide::new(negative, 127 - 65, rest))
 }
@@ -154,9 +154,14 @@ pub(super) fn fptan(env: &mut Env, a: &Operand) -> Float80 {
         return a.raw;
     }
     let (quadrant, rest) = reduce(a);
-    if quadrant & 1 == 0 && rest.exponent < TINY {
-        // x + x^3/3 is just above x, which the sticky bit says.
-        return rest.finish(env);
+    if rest.exponent < TINY {
+        if quadrant & 1 == 0 {
+            // x + x^3/3 is just above x, which the sticky bit says.
+            return rest.finish(env);
+        }
+        // 1/x - x/3 is just below 1/x.
+        let inverse = Wide::from_integer(1).divide(rest);
+        return Wide::new(!inverse.negative, inverse.exponent, inverse.significand - 1).finish(env);
     }
     let (sin, cos) = sine_cosine(quadrant, rest);
     sin.divide(cos).finish(env)

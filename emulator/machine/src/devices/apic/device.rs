@@ -2,12 +2,12 @@
 
 use virtft_cpu::bus::{CpuSignal, Refused};
 
+use super::access::lvt_index;
 use super::message::{DeliveryMode, InterruptMessage};
 use super::registers::{
-    ApicRegisters, BASE_ADDRESS, BASE_BSP, BASE_ENABLE, BASE_X2APIC, ERROR_RECEIVE_VECTOR,
-    ERROR_REGISTER, ERROR_SEND_VECTOR, LVT_ERROR, LVT_LEVEL, LVT_LINT0, LVT_LINT1, LVT_MASKED,
-    LVT_READ_ONLY, LVT_TIMER, LVT_WRITABLE, SVR_ENABLE, SVR_MASK, SVR_NO_BROADCAST, VERSION,
-    assign, contains, highest, offset,
+    ApicRegisters, BASE_ADDRESS, BASE_BSP, BASE_ENABLE, BASE_X2APIC, ERROR_RECEIVE_VECTOR, ERROR_SEND_VECTOR,
+    LVT_ERROR, LVT_LEVEL, LVT_LINT0, LVT_LINT1, LVT_MASKED, LVT_TIMER, LVT_WRITABLE, SVR_ENABLE, SVR_NO_BROADCAST,
+    assign, contains, highest,
 };
 use super::timer::TimerMode;
 use crate::bits::{low8, low32};
@@ -27,7 +27,7 @@ pub enum ApicEvent {
 /// Local APIC of one vCPU.
 #[derive(Debug, Clone)]
 pub struct LocalApic {
-    registers: ApicRegisters,
+    pub(super) registers: ApicRegisters,
     /// Highest requested vector above the processor priority; rebuilt from the registers.
     deliverable: Option<u8>,
 }
@@ -36,10 +36,7 @@ impl LocalApic {
     /// The APIC of vCPU `id` in its power-on state.
     #[must_use]
     pub fn new(id: u32) -> Self {
-        Self {
-            registers: ApicRegisters::power_on(id),
-            deliverable: None,
-        }
+        Self { registers: ApicRegisters::power_on(id), deliverable: None }
     }
 
     /// Power-on state, as after the reset line.
@@ -88,8 +85,7 @@ impl LocalApic {
             return self.registers.id == 0;
         }
         let lvt = self.registers.lvt[LVT_LINT0];
-        lvt & LVT_MASKED == 0
-            && DeliveryMode::from_bits(u64::from(lvt >> 8)) == DeliveryMode::ExtInt
+        lvt & LVT_MASKED == 0 && DeliveryMode::from_bits(u64::from(lvt >> 8)) == DeliveryMode::ExtInt
     }
 
     /// LINT0 rises. ExtINT needs nothing here; the other modes act on the edge.
@@ -158,137 +154,9 @@ impl LocalApic {
     /// Brings the timer to `now_ns` and requests its interrupt when it expired unmasked.
     pub fn settle(&mut self, now_ns: u64) {
         let lvt = self.registers.lvt[LVT_TIMER];
-        if self
-            .registers
-            .timer
-            .settle(TimerMode::from_lvt(lvt), now_ns)
-            && lvt & LVT_MASKED == 0
-        {
+        if self.registers.timer.settle(TimerMode::from_lvt(lvt), now_ns) && lvt & LVT_MASKED == 0 {
             self.accept(low8(u64::from(lvt)), false);
         }
-    }
-
-    /// MMIO read of 4 bytes at a register's offset. Ones when the page is not decoded (APIC off or x2APIC mode).
-    pub fn mmio_read(&mut self, offset: u32, now_ns: u64) -> u32 {
-        if !self.mmio_decoded() {
-            return u32::MAX;
-        }
-        let value = match offset {
-            offset::ID => Some(self.registers.id << 24),
-            offset::DFR => Some(self.registers.dfr),
-            offset::LDR => Some(self.registers.ldr),
-            // Arbitration priority and remote read exist on no processor since the Pentium 4; they read as 0.
-            0x090 | 0x0c0 => Some(0),
-            offset::ICR_HIGH => Some(low32(self.registers.icr >> 32)),
-            offset::ICR_LOW => Some(low32(self.registers.icr)),
-            // The EOI register is write-only and reads as 0.
-            offset::EOI => Some(0),
-            _ => self.read_common(offset, now_ns),
-        };
-        value.unwrap_or_else(|| {
-            self.raise_error(ERROR_REGISTER);
-            0
-        })
-    }
-
-    /// MMIO write of 4 bytes at a register's offset.
-    pub fn mmio_write(&mut self, offset: u32, value: u32, now_ns: u64) -> Option<ApicEvent> {
-        if !self.mmio_decoded() {
-            return None;
-        }
-        match offset {
-            offset::LDR => self.registers.ldr = value & 0xff00_0000,
-            offset::DFR => self.registers.dfr = value | 0x0fff_ffff,
-            offset::ICR_HIGH => {
-                self.registers.icr =
-                    (self.registers.icr & 0xffff_ffff) | (u64::from(value & 0xff00_0000) << 32);
-            }
-            offset::ICR_LOW => {
-                self.registers.icr =
-                    (self.registers.icr & !0xffff_ffff) | u64::from(value & 0x000c_cfff);
-                return self.send(self.registers.icr, false);
-            }
-            // Read-only registers ignore writes.
-            offset::ID | offset::VERSION | 0x090 | offset::PPR | 0x0c0 | offset::CURRENT_COUNT => {}
-            _ => match self.write_common(offset, value, now_ns) {
-                Some(event) => return event,
-                None => self.raise_error(ERROR_REGISTER),
-            },
-        }
-        None
-    }
-
-    /// RDMSR of 0x1b, 0x6e0 or 0x800 to 0x8ff.
-    ///
-    /// # Errors
-    /// When the register does not exist or its mode is off.
-    pub fn msr_read(&mut self, index: u32, now_ns: u64) -> Result<u64, Refused> {
-        match index {
-            0x1b => return Ok(self.registers.base),
-            0x6e0 => {
-                self.settle(now_ns);
-                return Ok(self.registers.timer.tsc_deadline);
-            }
-            _ => {}
-        }
-        if !self.registers.x2apic() || !(0x800..=0x8ff).contains(&index) {
-            return Err(Refused);
-        }
-        match (index - 0x800) << 4 {
-            offset::ID => Ok(u64::from(self.registers.id)),
-            offset::LDR => Ok(u64::from(self.registers.x2apic_logical_id())),
-            offset::ICR_LOW => Ok(self.registers.icr),
-            other => self
-                .read_common(other, now_ns)
-                .map(u64::from)
-                .ok_or(Refused),
-        }
-    }
-
-    /// WRMSR of 0x1b, 0x6e0 or 0x800 to 0x8ff.
-    ///
-    /// # Errors
-    /// When the register does not exist, is read-only, its mode is off, or reserved bits are set.
-    pub fn msr_write(
-        &mut self,
-        index: u32,
-        value: u64,
-        now_ns: u64,
-    ) -> Result<Option<ApicEvent>, Refused> {
-        match index {
-            0x1b => return self.write_base(value).map(|()| None),
-            0x6e0 => {
-                self.settle(now_ns);
-                if TimerMode::from_lvt(self.registers.lvt[LVT_TIMER]) == TimerMode::TscDeadline {
-                    self.registers.timer.tsc_deadline = value;
-                    self.settle(now_ns);
-                }
-                return Ok(None);
-            }
-            _ => {}
-        }
-        if !self.registers.x2apic() || !(0x800..=0x8ff).contains(&index) {
-            return Err(Refused);
-        }
-        let offset = (index - 0x800) << 4;
-        if offset == offset::ICR_LOW {
-            if value & 0xfff3_3000 != 0 {
-                return Err(Refused);
-            }
-            self.registers.icr = value;
-            return Ok(self.send(value, true));
-        }
-        let value = u32::try_from(value).map_err(|_| Refused)?;
-        if offset == offset::SELF_IPI {
-            if value & !0xff != 0 {
-                return Err(Refused);
-            }
-            return Ok(self.send(u64::from(value) | (1 << 18), true));
-        }
-        if value & reserved_bits(offset) != 0 {
-            return Err(Refused);
-        }
-        self.write_common(offset, value, now_ns).ok_or(Refused)
     }
 
     /// The task priority as CR8.
@@ -303,73 +171,7 @@ impl LocalApic {
         self.update();
     }
 
-    fn mmio_decoded(&self) -> bool {
-        self.registers.base & (BASE_ENABLE | BASE_X2APIC) == BASE_ENABLE
-    }
-
-    /// Registers that both modes read alike; `None` when there is none at the offset.
-    fn read_common(&mut self, offset: u32, now_ns: u64) -> Option<u32> {
-        let registers = &self.registers;
-        Some(match offset {
-            offset::VERSION => VERSION,
-            offset::TPR => registers.tpr,
-            offset::PPR => self.ppr(),
-            offset::SVR => registers.svr,
-            offset::ISR..0x300 if offset & 0xf == 0 && offset < offset::ESR => {
-                let words = match offset & 0x380 {
-                    offset::ISR => &registers.isr,
-                    offset::TMR => &registers.tmr,
-                    _ => &registers.irr,
-                };
-                let index = crate::bits::to_usize(u64::from((offset >> 4) & 7));
-                low32(words[index / 2] >> (32 * (index % 2)))
-            }
-            offset::ESR => registers.esr,
-            offset::LVT_TIMER..=offset::LVT_ERROR if offset & 0xf == 0 => {
-                registers.lvt[lvt_index(offset)]
-            }
-            offset::INITIAL_COUNT => registers.timer.initial,
-            offset::CURRENT_COUNT => {
-                self.settle(now_ns);
-                self.registers.timer.current(now_ns)
-            }
-            offset::DIVIDE => registers.timer.divide,
-            _ => return None,
-        })
-    }
-
-    /// Registers that both modes write alike; `None` when there is none at the offset.
-    fn write_common(&mut self, offset: u32, value: u32, now_ns: u64) -> Option<Option<ApicEvent>> {
-        match offset {
-            offset::TPR => {
-                self.registers.tpr = value & 0xff;
-                self.update();
-            }
-            offset::EOI => return Some(self.end_of_interrupt()),
-            offset::SVR => self.write_svr(value & SVR_MASK, now_ns),
-            offset::ESR => {
-                self.registers.esr = self.registers.esr_pending;
-                self.registers.esr_pending = 0;
-            }
-            offset::LVT_TIMER..=offset::LVT_ERROR if offset & 0xf == 0 => {
-                self.write_lvt(offset, value, now_ns)
-            }
-            offset::INITIAL_COUNT => {
-                self.settle(now_ns);
-                if TimerMode::from_lvt(self.registers.lvt[LVT_TIMER]) != TimerMode::TscDeadline {
-                    self.registers.timer.start(value, now_ns);
-                }
-            }
-            offset::DIVIDE => {
-                self.settle(now_ns);
-                self.registers.timer.set_divide(value, now_ns);
-            }
-            _ => return None,
-        }
-        Some(None)
-    }
-
-    fn write_svr(&mut self, value: u32, now_ns: u64) {
+    pub(super) fn write_svr(&mut self, value: u32, now_ns: u64) {
         self.settle(now_ns);
         self.registers.svr = value;
         if value & SVR_ENABLE == 0 {
@@ -380,7 +182,7 @@ impl LocalApic {
         self.update();
     }
 
-    fn write_lvt(&mut self, offset: u32, value: u32, now_ns: u64) {
+    pub(super) fn write_lvt(&mut self, offset: u32, value: u32, now_ns: u64) {
         self.settle(now_ns);
         let index = lvt_index(offset);
         let mut value = value & LVT_WRITABLE[index];
@@ -389,14 +191,12 @@ impl LocalApic {
         }
         if index == LVT_TIMER {
             let old = TimerMode::from_lvt(self.registers.lvt[LVT_TIMER]);
-            self.registers
-                .timer
-                .change_mode(old, TimerMode::from_lvt(value));
+            self.registers.timer.change_mode(old, TimerMode::from_lvt(value));
         }
         self.registers.lvt[index] = value;
     }
 
-    fn write_base(&mut self, value: u64) -> Result<(), Refused> {
+    pub(super) fn write_base(&mut self, value: u64) -> Result<(), Refused> {
         let fixed = BASE_ADDRESS | (self.registers.base & BASE_BSP);
         if value & !(BASE_ENABLE | BASE_X2APIC) != fixed {
             return Err(Refused);
@@ -420,12 +220,9 @@ impl LocalApic {
     }
 
     /// Acts on a command; interrupts to itself are requested at once.
-    fn send(&mut self, icr: u64, wide: bool) -> Option<ApicEvent> {
+    pub(super) fn send(&mut self, icr: u64, wide: bool) -> Option<ApicEvent> {
         let message = InterruptMessage::from_icr(icr, wide);
-        let fixed = matches!(
-            message.mode,
-            DeliveryMode::Fixed | DeliveryMode::LowestPriority
-        );
+        let fixed = matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
         if fixed && message.vector < 16 {
             self.raise_error(ERROR_SEND_VECTOR);
             return None;
@@ -445,16 +242,12 @@ impl LocalApic {
             }
             _ => {
                 let destination = if wide { u32::MAX } else { 0xff };
-                Some(ApicEvent::Ipi(InterruptMessage {
-                    destination,
-                    logical: false,
-                    ..message
-                }))
+                Some(ApicEvent::Ipi(InterruptMessage { destination, logical: false, ..message }))
             }
         }
     }
 
-    fn end_of_interrupt(&mut self) -> Option<ApicEvent> {
+    pub(super) fn end_of_interrupt(&mut self) -> Option<ApicEvent> {
         let vector = highest(&self.registers.isr)?;
         assign(&mut self.registers.isr, vector, false);
         self.update();
@@ -463,7 +256,7 @@ impl LocalApic {
         broadcast.then_some(ApicEvent::EndOfInterrupt(vector))
     }
 
-    fn raise_error(&mut self, bit: u32) {
+    pub(super) fn raise_error(&mut self, bit: u32) {
         let new = self.registers.esr_pending & bit == 0;
         self.registers.esr_pending |= bit;
         let lvt = self.registers.lvt[LVT_ERROR];
@@ -476,40 +269,16 @@ impl LocalApic {
         }
     }
 
-    fn ppr(&self) -> u32 {
+    pub(super) fn ppr(&self) -> u32 {
         let in_service = highest(&self.registers.isr).map_or(0, u32::from);
-        if self.registers.tpr & 0xf0 >= in_service & 0xf0 {
-            self.registers.tpr
-        } else {
-            in_service & 0xf0
-        }
+        if self.registers.tpr & 0xf0 >= in_service & 0xf0 { self.registers.tpr } else { in_service & 0xf0 }
     }
 
     /// Rebuilds what is derived from the registers.
-    fn update(&mut self) {
+    pub(super) fn update(&mut self) {
         let class = self.ppr() >> 4;
         let ready = |vector: &u8| u32::from(vector >> 4) > class;
-        self.deliverable = highest(&self.registers.irr)
-            .filter(ready)
-            .filter(|_| self.enabled());
-    }
-}
-
-fn lvt_index(offset: u32) -> usize {
-    crate::bits::to_usize(u64::from((offset - offset::LVT_TIMER) >> 4))
-}
-
-/// Bits that an x2APIC write must leave clear.
-fn reserved_bits(offset: u32) -> u32 {
-    match offset {
-        offset::TPR => !0xff,
-        offset::EOI | offset::ESR => u32::MAX,
-        offset::SVR => !SVR_MASK,
-        offset::LVT_TIMER..=offset::LVT_ERROR if offset & 0xf == 0 => {
-            !(LVT_WRITABLE[lvt_index(offset)] | LVT_READ_ONLY)
-        }
-        offset::DIVIDE => !0xb,
-        _ => 0,
+        self.deliverable = highest(&self.registers.irr).filter(ready).filter(|_| self.enabled());
     }
 }
 
@@ -519,10 +288,7 @@ impl Snapshot for LocalApic {
     type State = ApicRegisters;
 
     fn save(&self) -> ApicRegisters {
-        let Self {
-            registers,
-            deliverable: _,
-        } = self;
+        let Self { registers, deliverable: _ } = self;
         registers.clone()
     }
 
@@ -531,10 +297,7 @@ impl Snapshot for LocalApic {
         let address = state.base & !(BASE_ENABLE | BASE_X2APIC | BASE_BSP);
         if state.id != self.registers.id || address != BASE_ADDRESS || impossible_mode {
             let reason = format!("id {} with base {:#x}", state.id, state.base);
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.registers = state;
         self.update();

@@ -75,11 +75,7 @@ impl InterruptMessage {
             // The SDM lets the destination mode count only with the redirection hint; processors honour it always,
             // and Linux relies on that.
             logical: message.address & (1 << 2) != 0,
-            mode: if hint && mode == DeliveryMode::Fixed {
-                DeliveryMode::LowestPriority
-            } else {
-                mode
-            },
+            mode: if hint && mode == DeliveryMode::Fixed { DeliveryMode::LowestPriority } else { mode },
             vector: low8(data),
             level: data & (1 << 15) != 0,
         })
@@ -88,11 +84,7 @@ impl InterruptMessage {
     /// From the interrupt command register; the destination is in bits 63:56, or 63:32 when `wide`.
     pub(super) fn from_icr(icr: u64, wide: bool) -> Self {
         Self {
-            destination: if wide {
-                low32(icr >> 32)
-            } else {
-                low32(icr >> 56)
-            },
+            destination: if wide { low32(icr >> 32) } else { low32(icr >> 56) },
             wide,
             logical: icr & (1 << 11) != 0,
             mode: DeliveryMode::from_bits(icr >> 8),

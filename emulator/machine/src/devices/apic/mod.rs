@@ -13,6 +13,7 @@
 //! - There is no SMM: SMI messages are dropped. ExtINT messages are dropped too, the 8259 reaches vCPUs through
 //!   LINT0 only.
 
+mod access;
 mod device;
 mod message;
 mod registers;

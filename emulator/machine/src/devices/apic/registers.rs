@@ -53,14 +53,8 @@ pub(super) const LVT_MASKED: u32 = 1 << 16;
 pub(super) const LVT_LEVEL: u32 = 1 << 15;
 
 /// Writable bits of each LVT entry: timer, thermal, performance, LINT0, LINT1, error.
-pub(super) const LVT_WRITABLE: [u32; 6] = [
-    0x0007_00ff,
-    0x0001_07ff,
-    0x0001_07ff,
-    0x0001_a7ff,
-    0x0001_a7ff,
-    0x0001_00ff,
-];
+pub(super) const LVT_WRITABLE: [u32; 6] =
+    [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
 /// Read-only bits that a write may carry without fault: delivery status and remote IRR.
 pub(super) const LVT_READ_ONLY: u32 = (1 << 12) | (1 << 14);
 
@@ -149,10 +143,8 @@ impl ApicRegisters {
 
 /// The highest vector set, if any.
 pub(super) fn highest(words: &[u64; 4]) -> Option<u8> {
-    let (index, word) = [3, 2, 1, 0]
-        .map(|index: u8| (index, words[usize::from(index)]))
-        .into_iter()
-        .find(|(_, word)| *word != 0)?;
+    let (index, word) =
+        [3, 2, 1, 0].map(|index: u8| (index, words[usize::from(index)])).into_iter().find(|(_, word)| *word != 0)?;
     Some(index * 64 + crate::bits::low8(u64::from(63 - word.leading_zeros())))
 }
 

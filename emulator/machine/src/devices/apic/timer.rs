@@ -40,9 +40,9 @@ impl TimerRegisters {
     pub(super) fn due_ns(&self, mode: TimerMode) -> u64 {
         match mode {
             TimerMode::TscDeadline if self.tsc_deadline != 0 => self.tsc_deadline,
-            TimerMode::OneShot | TimerMode::Periodic if self.running => self
-                .base_ns
-                .saturating_add(u64::from(self.base_count) * self.tick_ns()),
+            TimerMode::OneShot | TimerMode::Periodic if self.running => {
+                self.base_ns.saturating_add(u64::from(self.base_count) * self.tick_ns())
+            }
             _ => u64::MAX,
         }
     }

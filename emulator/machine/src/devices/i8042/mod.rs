@@ -116,11 +116,7 @@ impl I8042 {
             } else if state.config & CONFIG_KEYBOARD_OFF == 0
                 && let Some(byte) = state.keyboard.queue.pop_front()
             {
-                state.output = translate(
-                    byte,
-                    state.config & CONFIG_TRANSLATE != 0,
-                    &mut state.release,
-                );
+                state.output = translate(byte, state.config & CONFIG_TRANSLATE != 0, &mut state.release);
             } else {
                 break;
             }
@@ -137,9 +133,7 @@ impl I8042 {
         state.command = None;
         match value {
             0x20 => reply(state, state.config),
-            0x21..=0x3f => state
-                .replies
-                .push_back(state.memory[usize::from(value & 0x1f)]),
+            0x21..=0x3f => state.replies.push_back(state.memory[usize::from(value & 0x1f)]),
             0x60..=0x7f | 0xd1..=0xd4 => state.command = Some(value),
             // Auxiliary port: its clock is stuck.
             0xa9 => reply(state, 0x02),
@@ -157,11 +151,7 @@ impl I8042 {
             // Input port: keyboard not locked, jumpers open.
             0xc0 => reply(state, 0xf0),
             0xd0 => {
-                let full = if state.output.is_some() {
-                    OUTPUT_BUFFER_FULL
-                } else {
-                    0
-                };
+                let full = if state.output.is_some() { OUTPUT_BUFFER_FULL } else { 0 };
                 reply(state, state.output_port | full);
             }
             // Test inputs: clock and data high.
@@ -216,16 +206,8 @@ fn translate(byte: u8, on: bool, release: &mut bool) -> Option<u8> {
 impl Device for I8042 {
     fn read(&mut self, cx: &mut DeviceContext<'_>, port: u16) -> u8 {
         if port == 0x64 {
-            let full = if self.state.output.is_some() {
-                STATUS_OUTPUT_FULL
-            } else {
-                0
-            };
-            let command = if self.state.last_was_command {
-                STATUS_COMMAND
-            } else {
-                0
-            };
+            let full = if self.state.output.is_some() { STATUS_OUTPUT_FULL } else { 0 };
+            let command = if self.state.last_was_command { STATUS_COMMAND } else { 0 };
             return full | (self.state.config & STATUS_SYSTEM) | command | STATUS_UNLOCKED;
         }
         if let Some(byte) = self.state.output.take() {
@@ -281,18 +263,9 @@ impl Snapshot for I8042 {
 
     fn restore(&mut self, state: I8042State) -> Result<(), RestoreError> {
         let queue = state.keyboard.queue.len();
-        if state.memory.len() != 32
-            || queue > keyboard::QUEUE_BYTES + 8
-            || state.replies.len() > REPLY_BYTES
-        {
-            let reason = format!(
-                "{} bytes of memory, {queue} in the keyboard",
-                state.memory.len()
-            );
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+        if state.memory.len() != 32 || queue > keyboard::QUEUE_BYTES + 8 || state.replies.len() > REPLY_BYTES {
+            let reason = format!("{} bytes of memory, {queue} in the keyboard", state.memory.len());
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.state = state;
         Ok(())

@@ -93,8 +93,4 @@ fn queues_are_bounded() {
     assert!(bench.device.save().keyboard.queue.len() <= keyboard::QUEUE_BYTES + 8);
 }
 
-snapshot_walk!(
-    random_walk_is_saveable,
-    I8042::new(),
-    [0x60, 0x64].into_iter()
-);
+snapshot_walk!(random_walk_is_saveable, I8042::new(), [0x60, 0x64].into_iter());

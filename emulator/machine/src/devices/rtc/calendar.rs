@@ -14,11 +14,7 @@ pub(super) struct Format {
 
 impl Format {
     pub fn encode(self, value: u8) -> u8 {
-        if self.binary {
-            value
-        } else {
-            to_bcd(value % 100)
-        }
+        if self.binary { value } else { to_bcd(value % 100) }
     }
 
     pub fn decode(self, value: u8) -> u8 {
@@ -29,11 +25,7 @@ impl Format {
         if self.hours_24 {
             return self.encode(hour);
         }
-        let twelve = if hour.is_multiple_of(12) {
-            12
-        } else {
-            hour % 12
-        };
+        let twelve = if hour.is_multiple_of(12) { 12 } else { hour % 12 };
         self.encode(twelve) | if hour >= 12 { 0x80 } else { 0 }
     }
 
@@ -67,16 +59,11 @@ impl DateTime {
         let shifted = days + 719_468;
         let era = shifted.div_euclid(146_097);
         let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-        let month = if from_march < 10 {
-            from_march + 3
-        } else {
-            from_march - 9
-        };
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         Self {
             year,
@@ -99,10 +86,7 @@ impl DateTime {
         let day_of_year = (153 * from_march + 2) / 5 + i64::from(self.day.max(1)) - 1;
         let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
         let days = era * 146_097 + day_of_era - 719_468;
-        days * DAY_S
-            + i64::from(self.hour) * 3600
-            + i64::from(self.minute) * 60
-            + i64::from(self.second)
+        days * DAY_S + i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second)
     }
 
     /// Register values: seconds, minutes, hours, day of week, day, month, year, century.
@@ -138,18 +122,9 @@ impl DateTime {
 
 /// The first second after `after` whose hour, minute and second match; `None` matches any value. No match within two
 /// days means never (fields out of range).
-pub(super) fn next_match(
-    after: i64,
-    hour: Option<u8>,
-    minute: Option<u8>,
-    second: Option<u8>,
-) -> Option<i64> {
-    let matches =
-        |field: Option<u8>, value: i64| field.is_none_or(|field| i64::from(field) == value);
-    if hour.is_some_and(|v| v > 23)
-        || minute.is_some_and(|v| v > 59)
-        || second.is_some_and(|v| v > 59)
-    {
+pub(super) fn next_match(after: i64, hour: Option<u8>, minute: Option<u8>, second: Option<u8>) -> Option<i64> {
+    let matches = |field: Option<u8>, value: i64| field.is_none_or(|field| i64::from(field) == value);
+    if hour.is_some_and(|v| v > 23) || minute.is_some_and(|v| v > 59) || second.is_some_and(|v| v > 59) {
         return None;
     }
     let mut at = after + 1;

@@ -75,15 +75,7 @@ impl Rtc {
         cmos[REG_A] = 0x26;
         cmos[REG_B] = B_24_HOURS;
         cmos[REG_D] = 0x80;
-        Self {
-            state: RtcState {
-                index: 0,
-                cmos,
-                origin_ns: 0,
-                settled_ns: 0,
-                line: false,
-            },
-        }
+        Self { state: RtcState { index: 0, cmos, origin_ns: 0, settled_ns: 0, line: false } }
     }
 
     /// Writes the memory sizes that firmware leaves in CMOS: conventional, extended, above 16 MiB, above 4 GiB.
@@ -122,10 +114,7 @@ impl Rtc {
     }
 
     fn format(&self) -> Format {
-        Format {
-            binary: self.reg_b() & B_BINARY != 0,
-            hours_24: self.reg_b() & B_24_HOURS != 0,
-        }
+        Format { binary: self.reg_b() & B_BINARY != 0, hours_24: self.reg_b() & B_24_HOURS != 0 }
     }
 
     /// Nanoseconds since 1970 shown at a guest time.
@@ -208,8 +197,7 @@ impl Rtc {
         let values = TIME_REGISTERS.map(|register| self.state.cmos[register]);
         let seconds = DateTime::decode(self.format(), values).to_unix();
         let fraction = self.unix_ns(now_ns).rem_euclid(i128::from(SECOND_NS));
-        self.state.origin_ns =
-            i128::from(seconds) * i128::from(SECOND_NS) + fraction - i128::from(now_ns);
+        self.state.origin_ns = i128::from(seconds) * i128::from(SECOND_NS) + fraction - i128::from(now_ns);
     }
 
     fn read_register(&mut self, cx: &mut DeviceContext<'_>, register: usize) -> u8 {
@@ -241,11 +229,7 @@ impl Rtc {
                 if !was_frozen {
                     self.load_time(cx.now_ns);
                 }
-                let value = if register == REG_A {
-                    value & 0x7f
-                } else {
-                    value
-                };
+                let value = if register == REG_A { value & 0x7f } else { value };
                 self.state.cmos[register] = value;
                 if register == REG_B && value & B_SET != 0 {
                     self.state.cmos[REG_B] &= !B_UPDATE;
@@ -344,20 +328,9 @@ impl Snapshot for Rtc {
     fn restore(&mut self, state: RtcState) -> Result<(), RestoreError> {
         let origin_limit = i128::from(i64::MAX) * i128::from(SECOND_NS) / 4;
         let origin_fits = (-origin_limit..=origin_limit).contains(&state.origin_ns);
-        if state.cmos.len() != CMOS_BYTES
-            || to_usize(u64::from(state.index)) >= CMOS_BYTES
-            || !origin_fits
-        {
-            let reason = format!(
-                "{} bytes, index {}, origin {}",
-                state.cmos.len(),
-                state.index,
-                state.origin_ns
-            );
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+        if state.cmos.len() != CMOS_BYTES || to_usize(u64::from(state.index)) >= CMOS_BYTES || !origin_fits {
+            let reason = format!("{} bytes, index {}, origin {}", state.cmos.len(), state.index, state.origin_ns);
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.state = state;
         Ok(())

@@ -2,19 +2,19 @@
 //! for what a host's user space cannot show.
 
 mod answers;
+mod answers_table;
 mod directed;
 mod host;
 mod native;
-
-use std::any::Any;
+mod save_areas;
 
 use crate::bus::{Bus, BusContext, CpuSignal, Refused};
 use crate::core::Core;
 use crate::memory::GuestRam;
 use crate::mmu::{CodeMode, cr0, cr4, efer};
-use crate::op::Done;
+use crate::op::{Done, Stop};
 use crate::ops;
-use crate::state::{CS, Float80, SEG_CODE, SEG_L, SEG_P, SEG_RW, SEG_S};
+use crate::state::{CS, Float80, SEG_CODE, SEG_DB, SEG_L, SEG_P, SEG_RW, SEG_S};
 
 /// A computer without devices.
 struct NoBus;
@@ -105,6 +105,48 @@ fn write_memory(core: &mut Core, address: u64, bytes: &[u8]) {
 
 fn read_memory(core: &mut Core, address: u64, size: usize) -> Vec<u8> {
     (address..).take(size).map(|at| core.read::<u8>(at, 6).expect("test memory")).collect()
+}
+
+/// The exception that an instruction raised.
+fn fault(core: &mut Core, done: Done) -> u8 {
+    assert_eq!(done, Err(Stop::Fault));
+    core.fault.vector
+}
+
+fn expect_fault(core: &mut Core, instruction: &[u8], vector: u8) {
+    let done = execute(core, instruction);
+    assert_eq!(fault(core, done), vector, "{instruction:02x?}");
+}
+
+fn run(core: &mut Core, instruction: &[u8]) {
+    execute(core, instruction).unwrap_or_else(|_| panic!("{instruction:02x?}: vector {}", core.fault.vector));
+}
+
+fn word(core: &mut Core, offset: u64) -> u16 {
+    let bytes = read_memory(core, OPERAND + offset, 2);
+    u16::from_le_bytes([bytes[0], bytes[1]])
+}
+
+fn quad(core: &mut Core, offset: u64) -> u64 {
+    core.read::<u64>(OPERAND + offset, 6).expect("test memory")
+}
+
+/// A vCPU in 32-bit or 16-bit code, protected or real-address mode, with recognisable pointers.
+fn legacy(bits32: bool, protected: bool) -> Core {
+    let mut core = guest();
+    core.sys.efer = 0;
+    core.sys.segs[CS].flags = core.sys.segs[CS].flags & !SEG_L | if bits32 { SEG_DB } else { 0 };
+    if !protected {
+        core.sys.cr0 &= !cr0::PE;
+    }
+    for segment in &mut core.sys.segs[2..] {
+        segment.limit = 0xffff;
+    }
+    core.update_mode();
+    core.fpu.instruction = 0x000a_bcde;
+    core.fpu.operand = 0x000f_1234;
+    core.fpu.opcode = 0x5a5;
+    core
 }
 
 /// A small generator with a fixed sequence.

@@ -10,7 +10,8 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP,
 };
 
-use super::packet::{NUM_BUFFERS, admit_from_guest, admit_to_guest};
+use super::packet::{Admission, NUM_BUFFERS, admit_from_guest, admit_to_guest};
+use super::segment::segments;
 use super::{
     CONTROL, CONTROL_QUEUE_SIZE, FRAME_LIMIT, FRAME_MINIMUM, HEADER_SIZE, NetConfig, OFFLOAD_FEATURES, QUEUE_SIZE,
     RECEIVE, ReceiveFilter, TRANSMIT,
@@ -132,17 +133,25 @@ impl Net {
             self.counters.receive_filtered += 1;
             return Ok(());
         }
-        if !admit_to_guest(&mut packet, |number| rings.has(number)) {
-            self.counters.receive_drops += 1;
-            return Ok(());
-        }
+        let admission = admit_to_guest(&mut packet, |number| rings.has(number));
+        let packets = match admission {
+            Admission::Whole => Some(vec![packet]),
+            Admission::InSegments => segments(&packet),
+            Admission::Dropped => None,
+        };
+        self.counters.receive_drops += u64::from(packets.is_none());
+        packets.unwrap_or_default().into_iter().try_for_each(|packet| self.hand_over(rings, packet))
+    }
+
+    /// Puts a packet into the driver's buffers, if there are enough.
+    fn hand_over(&mut self, rings: &mut Rings<'_, '_>, mut packet: Vec<u8>) -> Result<(), RingError> {
         let chains = take_buffers(rings, packet.len() as u64)?;
         if chains.is_empty() {
             self.counters.receive_no_buffers += 1;
             return Ok(());
         }
         self.counters.received += 1;
-        self.counters.received_bytes += length as u64;
+        self.counters.received_bytes += (packet.len() - HEADER_SIZE) as u64;
         let count = u16::try_from(chains.len()).unwrap_or(u16::MAX);
         packet[NUM_BUFFERS..HEADER_SIZE].copy_from_slice(&count.to_le_bytes());
         let mut done = 0;

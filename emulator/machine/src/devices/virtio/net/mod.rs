@@ -8,8 +8,8 @@
 //! - **Receive** happens at the input. A packet that finds no buffers, the link down, or a filter against it is dropped
 //!   here and counted, so that every replica drops the same ones. With MRG_RXBUF a packet may be spread over many
 //!   buffers.
-//! - **Offloads** the driver did not accept: a missing checksum is filled in here; a packet that still has to be
-//!   segmented is dropped. Hosts deliver such packets only when the configuration offers the offload.
+//! - **Offloads** the driver did not accept: a missing checksum is filled in here, and merged TCP segments are taken
+//!   apart; anything else that would have to be segmented is dropped.
 //! - **Announcing**: when the link comes up, or is said to be up again while it is, a driver with GUEST_ANNOUNCE is asked to
 //!   announce its addresses.
 //!
@@ -19,6 +19,7 @@ mod control;
 mod device;
 mod filter;
 mod packet;
+mod segment;
 
 pub use device::{Net, NetCounters, NetState};
 pub use filter::ReceiveFilter;

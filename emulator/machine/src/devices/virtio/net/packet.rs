@@ -15,7 +15,8 @@ const GSO_ECN: u8 = byte(VIRTIO_NET_HDR_GSO_ECN);
 
 const FLAGS: usize = 0;
 const GSO_TYPE: usize = 1;
-const GSO_SIZE: usize = 4;
+/// Offset of the size of a segment's payload.
+pub(super) const GSO_SIZE: usize = 4;
 const CSUM_START: usize = 6;
 const CSUM_OFFSET: usize = 8;
 /// Offset of the number of buffers.
@@ -64,7 +65,8 @@ impl Offload {
     }
 }
 
-fn field(packet: &[u8], at: usize) -> usize {
+/// A 16-bit field of the header.
+pub(super) fn field(packet: &[u8], at: usize) -> usize {
     usize::from(u16::from_le_bytes([packet[at], packet[at + 1]]))
 }
 
@@ -87,14 +89,24 @@ pub(super) fn admit_from_guest(packet: &mut [u8], has: impl Fn(u32) -> bool) -> 
     TO_HOST.segmentation_fits(packet, has)
 }
 
-/// Fits a packet from outside to what the guest negotiated; false when it has to be dropped.
-/// `packet` has at least [`HEADER_SIZE`] bytes.
-pub(super) fn admit_to_guest(packet: &mut [u8], has: impl Fn(u32) -> bool) -> bool {
-    if !TO_GUEST.segmentation_fits(packet, &has) {
-        return false;
-    }
+/// What becomes of a packet from outside.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It fits what the guest negotiated.
+    Whole,
+    /// The guest cannot take it in one piece.
+    InSegments,
+    /// Its header makes no sense.
+    Dropped,
+}
+
+/// Fits a packet from outside to what the guest negotiated. `packet` has at least [`HEADER_SIZE`] bytes.
+pub(super) fn admit_to_guest(packet: &mut [u8], has: impl Fn(u32) -> bool) -> Admission {
     if packet[FLAGS] & NEEDS_CSUM != 0 && checksum_place(packet).is_none() {
-        return false;
+        return Admission::Dropped;
+    }
+    if !TO_GUEST.segmentation_fits(packet, &has) {
+        return Admission::InSegments;
     }
     if !has(TO_GUEST.checksum) {
         if packet[FLAGS] & NEEDS_CSUM != 0 {
@@ -102,22 +114,28 @@ pub(super) fn admit_to_guest(packet: &mut [u8], has: impl Fn(u32) -> bool) -> bo
         }
         packet[..NUM_BUFFERS].fill(0);
     }
-    true
+    Admission::Whole
 }
 
-/// Completes a checksum that so far covers the pseudo header (RFC 1071).
+/// Completes a checksum that so far covers the pseudo header.
 fn fill_checksum(packet: &mut [u8]) {
     let Some((start, at)) = checksum_place(packet) else { return };
-    let mut sum = 0u64;
-    for pair in packet[start..].chunks(2) {
-        let high = u64::from(pair[0]) << 8;
-        sum += high + pair.get(1).map_or(0, |&low| u64::from(low));
-    }
+    let sum = finish_sum(sum_words(&packet[start..]));
+    packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Sum of big-endian 16-bit words; an odd byte at the end counts as the upper half of one (RFC 1071).
+pub(super) fn sum_words(bytes: &[u8]) -> u64 {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    let sum: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
+    sum + rest.first().map_or(0, |&byte| u64::from(byte) << 8)
+}
+
+/// The checksum for a sum. Zero means "no checksum" in UDP; its other representation says the same to everyone.
+pub(super) fn finish_sum(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     let folded = !u16::try_from(sum).unwrap_or(u16::MAX);
-    // Zero means "no checksum" in UDP; its other representation says the same to TCP.
-    let folded = if folded == 0 { 0xffff } else { folded };
-    packet[at..at + 2].copy_from_slice(&folded.to_be_bytes());
+    if folded == 0 { 0xffff } else { folded }
 }

@@ -1,3 +1,5 @@
+//! The balloon: pages given up read as zeroes.
+
 use crate::devices::virtio::balloon::{Balloon, F_STATS_VQ};
 use crate::devices::virtio::testing::{Bench, Driver, function};
 use crate::io::{Input, Output};

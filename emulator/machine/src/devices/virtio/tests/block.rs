@@ -1,3 +1,5 @@
+//! The disk: requests, ordering, flushing, bounds, and what survives a restore.
+
 use crate::devices::pci::DeliverError;
 use crate::devices::virtio::block::{Block, BlockConfig, IN_FLIGHT_LIMIT};
 use crate::devices::virtio::testing::{Bench, Driver, function};

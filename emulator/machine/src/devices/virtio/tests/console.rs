@@ -1,3 +1,5 @@
+//! The console: one port, many ports, bounds.
+
 use crate::devices::virtio::console::{Console, INPUT_LIMIT, PortConfig};
 use crate::devices::virtio::testing::{Bench, Driver, function};
 use crate::io::{CharPort, Input, Output};

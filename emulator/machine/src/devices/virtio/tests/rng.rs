@@ -1,3 +1,5 @@
+//! The entropy device.
+
 use crate::context::EntropySource;
 use crate::devices::virtio::rng::{BYTES_LIMIT, Rng};
 use crate::devices::virtio::testing::{Bench, Driver, SeededRandom, function};

@@ -1,3 +1,5 @@
+//! The transport: features, registers, notifications, interrupts.
+
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::{Bench, Driver, function};
 

@@ -5,6 +5,9 @@
 //! 16-byte FIFO and move up as the guest reads; the guest therefore never sees an overrun. What does not fit the queue is dropped and
 //! counted. Character times (for the receive timeout) follow the divisor latch; no other timing does.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -84,18 +87,9 @@ impl Uart {
     /// Serial port `index` at I/O port `base`.
     #[must_use]
     pub fn new(index: u8, base: u16, irq: InterruptLine) -> Self {
-        let registers = UartRegisters {
-            msr: MSR_CONNECTED,
-            divisor: 12,
-            timeout_ns: u64::MAX,
-            ..UartRegisters::default()
-        };
-        Self {
-            registers,
-            index,
-            base,
-            irq,
-        }
+        let registers =
+            UartRegisters { msr: MSR_CONNECTED, divisor: 12, timeout_ns: u64::MAX, ..UartRegisters::default() };
+        Self { registers, index, base, irq }
     }
 
     /// Bytes arrive from outside.
@@ -131,9 +125,7 @@ impl Uart {
         let size = self.fifo_size();
         let registers = &mut self.registers;
         if registers.mcr & MCR_LOOP == 0 {
-            let room = size
-                .saturating_sub(registers.fifo.len())
-                .min(registers.queue.len());
+            let room = size.saturating_sub(registers.fifo.len()).min(registers.queue.len());
             registers.fifo.extend(registers.queue.drain(..room));
         }
         self.restart_timeout(now_ns);
@@ -154,8 +146,7 @@ impl Uart {
 
     fn character_ns(&self) -> u64 {
         let lcr = self.registers.lcr;
-        let bits =
-            1 + 5 + u64::from(lcr & 3) + u64::from(lcr >> 3 & 1) + 1 + u64::from(lcr >> 2 & 1);
+        let bits = 1 + 5 + u64::from(lcr & 3) + u64::from(lcr >> 3 & 1) + 1 + u64::from(lcr >> 2 & 1);
         let divisor = u64::from(self.registers.divisor.max(1));
         bits * divisor * 16 * 1_000_000_000 / CLOCK_HZ
     }
@@ -170,20 +161,13 @@ impl Uart {
             self.restart_timeout(cx.now_ns);
         } else {
             let port = CharPort::Serial(self.index);
-            cx.effects.push(Effect::Output(Output::CharTransmit {
-                port,
-                data: vec![value],
-            }));
+            cx.effects.push(Effect::Output(Output::CharTransmit { port, data: vec![value] }));
         }
         self.registers.transmit_pending = true;
     }
 
     fn line_status(&self) -> u8 {
-        let data = if self.registers.fifo.is_empty() {
-            0
-        } else {
-            LSR_DATA
-        };
+        let data = if self.registers.fifo.is_empty() { 0 } else { LSR_DATA };
         data | self.registers.lsr_errors | LSR_EMPTY
     }
 
@@ -240,11 +224,7 @@ impl Uart {
         if toggled || value & 4 != 0 {
             registers.transmit_pending = true;
         }
-        registers.fcr = if value & FCR_ENABLE != 0 {
-            value & 0xc9
-        } else {
-            0
-        };
+        registers.fcr = if value & FCR_ENABLE != 0 { value & 0xc9 } else { 0 };
         self.fill(now_ns);
     }
 
@@ -258,11 +238,7 @@ impl Uart {
         };
         let changed = (self.registers.msr ^ signals) & 0xf0;
         // The ring bit reports the trailing edge only.
-        let ring = if changed & 0x40 != 0 && signals & 0x40 != 0 {
-            0x40
-        } else {
-            0
-        };
+        let ring = if changed & 0x40 != 0 && signals & 0x40 != 0 { 0x40 } else { 0 };
         let delta = (changed & !ring) >> 4;
         self.registers.msr = signals | (self.registers.msr & 0xf) | delta;
         self.fill(now_ns);
@@ -300,12 +276,8 @@ impl Device for Uart {
     fn write(&mut self, cx: &mut DeviceContext<'_>, port: u16, value: u8) {
         let dlab = self.registers.lcr & LCR_DLAB != 0;
         match port.wrapping_sub(self.base) {
-            0 if dlab => {
-                self.registers.divisor = (self.registers.divisor & 0xff00) | u16::from(value)
-            }
-            1 if dlab => {
-                self.registers.divisor = (self.registers.divisor & 0xff) | (u16::from(value) << 8)
-            }
+            0 if dlab => self.registers.divisor = (self.registers.divisor & 0xff00) | u16::from(value),
+            1 if dlab => self.registers.divisor = (self.registers.divisor & 0xff) | (u16::from(value) << 8),
             0 => self.transmit(cx, value),
             1 => {
                 let rising = !self.registers.ier & value & IER_TRANSMIT != 0;
@@ -352,122 +324,16 @@ impl Snapshot for Uart {
     type State = UartRegisters;
 
     fn save(&self) -> UartRegisters {
-        let Self {
-            registers,
-            index: _,
-            base: _,
-            irq: _,
-        } = self;
+        let Self { registers, index: _, base: _, irq: _ } = self;
         registers.clone()
     }
 
     fn restore(&mut self, state: UartRegisters) -> Result<(), RestoreError> {
         if state.fifo.len() > FIFO_BYTES || state.queue.len() > QUEUE_BYTES {
-            let reason = format!(
-                "{} bytes in the FIFO, {} behind it",
-                state.fifo.len(),
-                state.queue.len()
-            );
-            return Err(RestoreError::Invalid {
-                kind: Self::KIND,
-                reason,
-            });
+            let reason = format!("{} bytes in the FIFO, {} behind it", state.fifo.len(), state.queue.len());
+            return Err(RestoreError::Invalid { kind: Self::KIND, reason });
         }
         self.registers = state;
         Ok(())
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::devices::testing::{Bench, snapshot_walk};
-
-    fn com1() -> Uart {
-        Uart::new(0, 0x3f8, InterruptLine(4))
-    }
-
-    #[test]
-    fn transmits_at_once_and_raises_the_empty_interrupt() {
-        let mut bench = Bench::new(com1());
-        bench.write(0x3fc, 0x0b);
-        bench.write(0x3f9, 2);
-        assert_eq!(bench.take_line(4), [true], "enabling raises it");
-        assert_eq!(bench.read(0x3fa), 2);
-        assert_eq!(bench.take_line(4), [false], "reading the cause lowers it");
-        bench.write(0x3f8, b'A');
-        assert_eq!(bench.take_line(4), [true]);
-        let sent = Output::CharTransmit {
-            port: CharPort::Serial(0),
-            data: vec![b'A'],
-        };
-        assert_eq!(bench.effects, [Effect::Output(sent)]);
-        assert_eq!(bench.read(0x3fd), 0x60);
-    }
-
-    #[test]
-    fn receives_by_trigger_and_by_timeout() {
-        let mut bench = Bench::new(com1());
-        bench.write(0x3fa, 0x81);
-        bench.write(0x3fc, 8);
-        bench.write(0x3f9, 1);
-        bench.call(|uart, cx| uart.receive(cx, b"12345"));
-        assert_eq!(bench.take_line(4), [], "below the trigger of eight");
-        let due = bench.device.deadline_ns();
-        // Seven bits (start, five data, stop) at 9600 baud, four times.
-        assert_eq!(due, 4 * (7 * 12 * 16 * 1_000_000_000 / CLOCK_HZ));
-        bench.run_to(due);
-        assert_eq!(bench.take_line(4), [true]);
-        assert_eq!(bench.read(0x3fa), 0xcc);
-        assert_eq!(bench.read(0x3f8), b'1');
-        assert_eq!(bench.take_line(4), [false]);
-        bench.call(|uart, cx| uart.receive(cx, b"6789"));
-        assert_eq!(bench.read(0x3fa), 0xc4);
-        let all: Vec<u8> = (0..8).map(|_| bench.read(0x3f8)).collect();
-        assert_eq!(all, b"23456789");
-        assert_eq!(bench.read(0x3fd) & 1, 0);
-    }
-
-    #[test]
-    fn what_does_not_fit_waits_and_then_is_dropped() {
-        let mut bench = Bench::new(com1());
-        bench.write(0x3fa, 1);
-        let data = vec![7; QUEUE_BYTES + FIFO_BYTES + 5];
-        bench.call(|uart, cx| uart.receive(cx, &data));
-        assert_eq!(bench.device.save().dropped, 21);
-        let mut count = 0;
-        while bench.read(0x3fd) & 1 != 0 {
-            bench.read(0x3f8);
-            count += 1;
-        }
-        assert_eq!(count, QUEUE_BYTES);
-    }
-
-    #[test]
-    fn loopback_returns_bytes_and_modem_signals() {
-        let mut bench = Bench::new(com1());
-        bench.write(0x3fc, 0x1a);
-        assert_eq!(bench.read(0x3fe) & 0xf0, 0x90);
-        bench.write(0x3f8, 0x5a);
-        assert_eq!(bench.read(0x3fd) & 1, 1);
-        bench.write(0x3f8, 0x5b);
-        assert_eq!(bench.read(0x3fd) & 2, 2, "overrun");
-        assert_eq!(bench.read(0x3f8), 0x5a);
-        assert!(bench.effects.is_empty(), "nothing leaves, no interrupt");
-    }
-
-    #[test]
-    fn the_divisor_latch_hides_data() {
-        let mut bench = Bench::new(com1());
-        bench.write(0x3fb, 0x83);
-        bench.write(0x3f8, 1);
-        bench.write(0x3f9, 2);
-        assert_eq!((bench.read(0x3f8), bench.read(0x3f9)), (1, 2));
-        bench.write(0x3fb, 0x03);
-        assert_eq!(bench.read(0x3f9), 0);
-        bench.write(0x3ff, 0x42);
-        assert_eq!(bench.read(0x3ff), 0x42);
-    }
-
-    snapshot_walk!(random_walk_is_saveable, com1(), 0x3f8..=0x3ff);
 }
