@@ -6,10 +6,9 @@ A digest log has lines `COUNT devices HEX` and `COUNT memory HEX`.
 import os
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from console import SCALE
-from vm import LOGS, Emulator
+from vm import LOGS, ROOT, Emulator
 
 DIGEST_EVERY = "1M"
 
@@ -115,7 +114,12 @@ class HostLoad:
 
 
 def other_builds():
-    """Binaries of other Cargo profiles than the one under test, as far as they are built."""
+    """Binaries of other Cargo profiles than the one under test: those built since the sources last changed."""
     tested = Emulator().binary.resolve()
-    profiles = (tested.parents[1] / profile / tested.name for profile in ("release", "checked", "debug"))
-    return [Path(binary) for binary in profiles if binary.exists() and binary.resolve() != tested]
+    sources = [path.stat().st_mtime for path in (ROOT / "emulator").rglob("*.rs")]
+    binaries = (tested.parents[1] / profile / tested.name for profile in ("release", "checked", "debug"))
+    return [
+        binary
+        for binary in binaries
+        if binary.exists() and binary.resolve() != tested and binary.stat().st_mtime >= max(sources)
+    ]

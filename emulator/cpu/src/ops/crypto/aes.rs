@@ -1,7 +1,7 @@
 //! AESENC, AESENCLAST, AESDEC, AESDECLAST, AESIMC, AESKEYGENASSIST (FIPS 197).
 //!
-//! A round is four table look-ups per column: [`ENCRYPT`] and [`DECRYPT`] hold the substituted byte already multiplied by the
-//! column of the mixing matrix. The tables are computed when the crate is compiled.
+//! A round is four table look-ups per column: [`ENCRYPT`] and [`DECRYPT`] hold the substituted byte already
+//! multiplied by the column of the mixing matrix. The tables are computed when the crate is compiled.
 
 use iced_x86::{Instruction, Mnemonic};
 

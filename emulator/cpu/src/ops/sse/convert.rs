@@ -1,8 +1,8 @@
 //! Conversions between formats (CVT...), and ROUNDxx.
 //!
-//! Conversions that touch an MMX register also enter MMX state and raise pending x87 exceptions; CVTPI2PS and CVTPI2PD
-//! from memory do neither, as on processors (the manual says otherwise of the former). MMX state is entered before #XM is
-//! raised.
+//! Conversions that touch an MMX register also enter MMX state and raise pending x87 exceptions; CVTPI2PS and
+//! CVTPI2PD from memory do neither, as on processors (the manual says otherwise of the former). MMX state is entered
+//! before #XM is raised.
 
 use iced_x86::{Instruction, Mnemonic};
 

@@ -5,8 +5,8 @@
 //! flags), and all x86-64 processors agree on both, so the result is the same on every host. No compiled floating-point
 //! code ever sees a guest value.
 //!
-//! With all exceptions masked, which is nearly always, the block works on the guest's MXCSR itself. Otherwise `unmasked`
-//! executes with exceptions masked and raises afterwards what the guest must see.
+//! With all exceptions masked, which is nearly always, the block works on the guest's MXCSR itself. Otherwise
+//! `unmasked` executes with exceptions masked and raises afterwards what the guest must see.
 //!
 //! HADD and HSUB are shuffles before ADD and SUB, so that there is one kind of lane-wise operation only.
 

@@ -3,9 +3,9 @@
 //! None of these instructions changes the upper half of a vector register. 16-byte memory operands must be aligned
 //! (#GP) but for the unaligned moves and the string comparisons.
 //!
-//! Integer operations: [`packed`], [`shift`], [`shuffle`], [`extend`], [`strings`]. Floating point: [`float`] runs the
-//! host's own instruction under the guest's MXCSR, [`scalar`] does without where it can; [`estimate`] has the reciprocals, which differ between hosts, in integer
-//! arithmetic. [`moves`] and [`control`] have no arithmetic.
+//! Integer operations: [`packed`], [`shift`], [`shuffle`], [`extend`], [`strings`]. Floating point: [`float`] runs
+//! the host's own instruction under the guest's MXCSR, [`scalar`] does without where it can; [`estimate`] has the
+//! reciprocals, which differ between hosts, in integer arithmetic. [`moves`] and [`control`] have no arithmetic.
 
 mod compare;
 mod control;

@@ -1,8 +1,8 @@
 //! Scalar operations without MXCSR, where it cannot matter.
 //!
-//! Loading and storing MXCSR takes longer than the operation itself. While the guest's MXCSR is as compiled code has it
-//! (nearest, no flushing, all masked) and the inexact flag is set already, which it is soon and for good, the
-//! host executes an operation as it is, and operands and result tell whether another flag could have risen. If so, it is
+//! Loading and storing MXCSR takes longer than the operation itself. While the guest's MXCSR is as compiled code has
+//! it (nearest, no flushing, all masked) and the inexact flag is set already, which it is soon and for good, the host
+//! executes an operation as it is, and operands and result tell whether another flag could have risen. If so, it is
 //! executed again under the guest's MXCSR.
 
 use super::float::{Float, Kind, under_mxcsr};

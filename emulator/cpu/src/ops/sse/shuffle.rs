@@ -17,8 +17,8 @@ static LOW_WORDS: [[u8; 16]; 256] = indices(2, 0);
 /// The same for PSHUFHW: four words of the upper half.
 static HIGH_WORDS: [[u8; 16]; 256] = indices(2, 8);
 
-/// Byte indices that pick, by two bits of the index each, four lanes of `size` bytes among the four from byte `first` on;
-/// bytes outside of them stay.
+/// Byte indices that pick, by two bits of the index each, four lanes of `size` bytes among the four from byte `first`
+/// on; bytes outside of them stay.
 const fn indices(size: usize, first: usize) -> [[u8; 16]; 256] {
     let mut table = [[0; 16]; 256];
     let mut control = 0;

@@ -130,7 +130,8 @@ fn mask(result: u32, control: u64) -> Vector {
     }
 }
 
-/// `EXPLICIT` lengths are in EAX and EDX, or RAX and RDX when `WIDE`; `INDEX` is the result in ECX, else a mask in XMM0.
+/// `EXPLICIT` lengths are in EAX and EDX, or RAX and RDX when `WIDE`; `INDEX` is the result in ECX, else a mask in
+/// XMM0.
 fn string<const EXPLICIT: bool, const WIDE: bool, const INDEX: bool>(core: &mut Core, op: &Op) -> Done {
     core.check_sse()?;
     let b = if op.has(OP_MEMORY) { core.load_unaligned(op)? } else { core.xmm(op.src) };

@@ -211,8 +211,8 @@ impl Page {
         // SAFETY: the page is ours and longer than an instruction.
         unsafe { self.0.as_ptr().copy_from_nonoverlapping(code.as_ptr(), code.len()) };
         state.code = self.0.as_ptr() as u64;
-        // SAFETY: the instruction changes only what is in `state` or named here; it faults on nothing, for all exceptions
-        // are masked and the buffer is aligned.
+        // SAFETY: the instruction changes only what is in `state` or named here; it faults on nothing, for all
+        // exceptions are masked and the buffer is aligned.
         unsafe {
             core::arch::asm!(
                 "push rbx",

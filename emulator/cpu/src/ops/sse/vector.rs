@@ -1,7 +1,7 @@
 //! 128-bit values: registers, memory operands, lanes, and the checks in front of every instruction that uses them.
 //!
-//! Integer lane operations run as the host's own SSE to SSE4.2 instructions ([`host`]): x86-64-v2 is the baseline of the
-//! build, and each of these instructions is defined to the last bit, so every host gives the same result.
+//! Integer lane operations run as the host's own SSE to SSE4.2 instructions ([`host`]): x86-64-v2 is the baseline of
+//! the build, and each of these instructions is defined to the last bit, so every host gives the same result.
 
 pub(crate) use core::arch::x86_64::__m128i as Vector;
 use core::arch::x86_64::{_mm_cvtsi64_si128, _mm_loadu_si128, _mm_storeu_si128};
@@ -110,9 +110,9 @@ impl Core {
         self.raise(vector::NM)
     }
 
-    /// Linear address of the operand when nothing is to be checked but translation: 64-bit addressing, and `size` bytes
-    /// in one page. Handlers try this first, so that their fast path needs no stack frame; when it fails they call their
-    /// slow form.
+    /// Linear address of the operand when nothing is to be checked but translation: 64-bit addressing, and `size`
+    /// bytes in one page. Handlers try this first, so that their fast path needs no stack frame; when it fails they
+    /// call their slow form.
     #[inline(always)]
     fn quick_linear(&self, op: &Op, size: u64) -> Option<u64> {
         if op.flags & (OP_LEGACY | OP_A32 | OP_A16) != 0 {
