@@ -117,6 +117,7 @@ impl Generator {
         const ARITHMETIC: u64 = 0x8d5;
         const DF: u64 = 1 << 10;
         const AC: u64 = 1 << 18;
+        const TF: u64 = 1 << 8;
         let mut gpr = [0; 16];
         for value in &mut gpr {
             *value = match rng.below(8) {
@@ -130,6 +131,9 @@ impl Generator {
         }
         if rng.chance(4) {
             rflags |= AC;
+        }
+        if rng.chance(2) {
+            rflags |= TF;
         }
         let start = rng.index(POOL);
         let mut data = Box::new([0; DATA_BYTES]);

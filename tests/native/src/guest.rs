@@ -32,6 +32,8 @@ const TSS: u64 = KERNEL + 2 * PAGE;
 const HANDLERS: u64 = KERNEL + 3 * PAGE;
 const STACK: u64 = KERNEL + 4 * PAGE;
 const KERNEL_COUNT: u64 = 5;
+/// The instruction HLT.
+const HLT: u8 = 0xf4;
 /// Bytes between handlers.
 const HANDLER_STEP: u64 = 16;
 const TSS_SELECTOR: u16 = 0x40;
@@ -42,6 +44,9 @@ const USER: u64 = 0x67;
 const USER_CODE: u64 = 0x65;
 const SUPERVISOR: u64 = 0x63;
 const NO_EXECUTE: u64 = 1 << 63;
+
+/// The trap flag.
+const TF: u64 = 1 << 8;
 
 /// Most steps that one instruction may take: iterations of a repeated one.
 const MOST_STEPS: u64 = 1 << 17;
@@ -108,7 +113,8 @@ impl Guest {
             }
             // As on the host, the next instruction is fetched: it is INT3 in the code pages, and faults elsewhere.
             let lands = state.rip.wrapping_sub(CODE) < CODE_SIZE;
-            if state.rip != case.rip && lands {
+            // Nor is it done when a single step is to be reported.
+            if state.rip != case.rip && lands && case.rflags & TF == 0 {
                 outcome.event = Event::Retired;
                 return;
             }
@@ -174,8 +180,9 @@ impl Guest {
         self.map(KERNEL_TABLES, KERNEL, &kernel);
     }
 
-    /// GDT with Linux's selectors, IDT, TSS.
+    /// GDT with Linux's selectors, IDT, TSS; handlers that halt.
     fn write_system_tables(&self) {
+        self.write(KERNEL_PAGES + 3 * PAGE, &[HLT; 4096]);
         let descriptors = [
             0,
             0x00cf_9b00_0000_ffff,

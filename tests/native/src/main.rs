@@ -34,6 +34,8 @@ use report::Report;
 
 /// Vector of #UD.
 const UD: u8 = 6;
+/// Vector of #GP.
+const GP: u8 = 13;
 /// Vector of #PF.
 const PF: u8 = 14;
 
@@ -98,7 +100,10 @@ impl Pair {
         if generated.purpose == Purpose::Absent {
             report.count_absent();
             let event = self.interpreted.event;
-            let refused = matches!(event, Event::Exception { vector: UD, .. } | Event::TripleFault { vector: UD });
+            let overlong = matches!(event, Event::Exception { vector: GP, .. })
+                && forms::prefixes(&generated.case.bytes) >= vendor::MANY_PREFIXES;
+            let refused =
+                overlong || matches!(event, Event::Exception { vector: UD, .. } | Event::TripleFault { vector: UD });
             let elsewhere = matches!(event, Event::Exception { vector: PF, .. } | Event::TripleFault { vector: PF });
             self.native.event = event;
             return if refused || elsewhere {

@@ -69,7 +69,7 @@ const TOP: u16 = 7 << 11;
 /// A bit of MXCSR that only AMD's processors have.
 const MISALIGNED: u32 = 1 << 17;
 /// From so many prefixes on an opcode and its operands may be more than 15 bytes.
-const MANY_PREFIXES: usize = 4;
+pub const MANY_PREFIXES: usize = 4;
 const AC: u8 = 17;
 const XM: u8 = 19;
 const PF: u8 = 14;
