@@ -88,13 +88,16 @@ impl Guest {
         state.sys.segs[GS].base = case.gs_base;
         self.core.set_cpu(0, &state);
         self.step(case, outcome);
-        self.write(CODE_AT + offset, &[INT3; 32][..length]);
+        self.write(CODE_AT + offset, &vec![INT3; length]);
         let read = self.core.ram().memory().read_slice(&mut outcome.data[..], GuestAddress(DATA_AT));
         assert!(read.is_ok(), "the data pages are RAM");
     }
 
     /// Executes one instruction, all iterations of a repeated one included.
     fn step(&mut self, case: &Case, outcome: &mut Outcome) {
+        if case.count > 1 {
+            return self.run_sequence(case, outcome);
+        }
         let delivered = self.core.statistics().delivered.clone();
         let last = self.core.count() + MOST_STEPS;
         while self.core.count() < last {
@@ -120,6 +123,20 @@ impl Guest {
             }
         }
         outcome.event = Event::Hang;
+    }
+
+    /// Executes all instructions of a sequence, unless one faults: then the handler halts.
+    fn run_sequence(&mut self, case: &Case, outcome: &mut Outcome) {
+        let exit = self.core.run(self.core.count() + case.count);
+        let state = self.core.cpu(0);
+        self.read_state(&state, outcome);
+        if let RunExit::TripleFault { .. } = exit {
+            outcome.event = Event::TripleFault { vector: u8::MAX };
+        } else if state.sys.cpl == 0 {
+            self.read_exception(&state, outcome);
+        } else {
+            outcome.event = Event::Retired;
+        }
     }
 
     fn read_state(&self, state: &CpuState, outcome: &mut Outcome) {

@@ -17,6 +17,7 @@ mod options;
 mod report;
 mod rng;
 mod safety;
+mod sequence;
 mod special;
 mod undefined;
 mod values;
@@ -114,7 +115,7 @@ impl Pair {
         }
         self.host.run(&generated.case, &mut self.native);
         report.count(generated, &self.native);
-        compare::compare(&generated.case, &generated.instruction, &self.native, &self.interpreted)
+        compare::compare(generated, &self.native, &self.interpreted)
     }
 }
 

@@ -219,7 +219,9 @@ fn is_mask_move(mnemonic: Mnemonic) -> bool {
     matches!(mnemonic, Mnemonic::Maskmovq | Mnemonic::Maskmovdqu)
 }
 
-fn is_sha(instruction: &Instruction) -> bool {
+/// True for the SHA extensions.
+#[must_use]
+pub fn is_sha(instruction: &Instruction) -> bool {
     instruction.cpuid_features().contains(&CpuidFeature::SHA)
 }
 
