@@ -42,8 +42,9 @@ const HTT: u32 = 1 << 28;
 /// hypervisor.
 const LEAF1_ECX: u32 = bits(&[0, 1, 9, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31]);
 const OSXSAVE: u32 = 1 << 27;
-/// FSGSBASE, TSC_ADJUST, BMI1, SMEP, BMI2, ERMS, INVPCID, RDSEED, ADX, SMAP, CLFLUSHOPT, SHA.
-const LEAF7_EBX: u32 = bits(&[0, 1, 3, 7, 8, 9, 10, 18, 19, 20, 23, 29]);
+/// FSGSBASE, TSC_ADJUST, BMI1, FDP with exceptions only, SMEP, BMI2, ERMS, INVPCID, no FCS and FDS, RDSEED, ADX,
+/// SMAP, CLFLUSHOPT, SHA.
+const LEAF7_EBX: u32 = bits(&[0, 1, 3, 6, 7, 8, 9, 10, 13, 18, 19, 20, 23, 29]);
 /// UMIP.
 const LEAF7_ECX: u32 = bits(&[2]);
 /// FSRM, IBRS and IBPB, STIBP, IA32_ARCH_CAPABILITIES, SSBD.

@@ -385,7 +385,7 @@ fn random_numbers_come_from_the_bus() {
         a.mov(eax, -1).unwrap();
         a.rdrand(rax).unwrap();
         a.setb(bl).unwrap();
-        a.mov(rcx, -1i64 as u64).unwrap();
+        a.mov(rcx, u64::MAX).unwrap();
         a.rdseed(ecx).unwrap();
     });
     assert_eq!(machine.board().random, 2);

@@ -287,6 +287,12 @@ impl InterruptControllers {
         self.signals[cpu].pop_front()
     }
 
+    /// Messages that reached no vCPU.
+    #[must_use]
+    pub fn undelivered(&self) -> u64 {
+        self.undelivered
+    }
+
     /// Guest time of the next timer interrupt of any local APIC.
     #[must_use]
     pub fn deadline_ns(&self) -> u64 {

@@ -14,6 +14,8 @@
 //! ```
 
 mod bus;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod interrupts;
 pub mod ports;
 mod state;
@@ -258,6 +260,21 @@ impl Platform {
     #[must_use]
     pub fn in_flight(&self) -> Vec<Output> {
         self.devices.pci.in_flight()
+    }
+
+    /// Events counted since the machine was made, by device and name: for people, never for decisions.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        let mut counters = vec![("interrupts.undelivered".to_owned(), self.interrupts.undelivered())];
+        for (index, uart) in self.devices.serial.iter().enumerate() {
+            counters.push((format!("serial{index}.dropped_bytes"), uart.dropped()));
+        }
+        for (index, function) in self.devices.pci.functions().enumerate() {
+            let (name, place) = (function.name(), index + 1);
+            let of_function = function.counters().into_iter();
+            counters.extend(of_function.map(|(what, value)| (format!("pci{place}.{name}.{what}"), value)));
+        }
+        counters
     }
 
     /// Carries out what devices caused, in order.

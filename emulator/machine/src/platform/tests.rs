@@ -2,36 +2,12 @@
 
 use virtft_cpu::bus::{Bus, BusContext, CpuSignal};
 
+use super::fuzz::{self, board};
 use super::*;
-use crate::devices::testing::check_snapshot;
-use crate::devices::virtio::balloon::Balloon;
-use crate::devices::virtio::block::{Block, BlockConfig};
-use crate::devices::virtio::console::{Console, PortConfig};
-use crate::devices::virtio::net::{Net, NetConfig};
-use crate::devices::virtio::rng::Rng;
-use crate::devices::virtio::transport::VirtioPci;
 use crate::io::{ClockAnchor, DeviceIndex};
-use crate::snapshot::Snapshot;
 
 const APIC: u64 = 0xfee0_0000;
 const IOAPIC: u64 = 0xfec0_0000;
-
-fn board(vcpus: usize) -> Platform {
-    let pci = PciHost::new(
-        PCI_WINDOW,
-        vec![
-            Box::new(VirtioPci::new(Block::new(BlockConfig::new(DeviceIndex(0), 1 << 20)))),
-            Box::new(VirtioPci::new(Net::new(NetConfig::new(DeviceIndex(0), [2, 0, 0, 0, 0, 1])))),
-            Box::new(VirtioPci::new(Console::new(vec![PortConfig::console()]))),
-            Box::new(VirtioPci::new(Rng::new())),
-            Box::new(VirtioPci::new(Balloon::new())),
-        ],
-    )
-    .unwrap();
-    let mut platform = Platform::new(GuestRam::new(4 << 20).unwrap(), vcpus, 1 << 32, pci);
-    platform.set_up_for_boot();
-    platform
-}
 
 /// A vCPU at a count. The rate is one nanosecond per step, so the count is the time.
 fn at(cpu: usize, count: u64) -> BusContext {
@@ -220,153 +196,35 @@ fn reset_returns_to_power_on_but_keeps_the_clock() {
     assert_eq!(platform.now_ns(200), 200);
 }
 
-/// Memory decoding and bus mastering on, for every function.
-fn enable_functions(platform: &mut Platform) {
-    for device in 1..=5 {
-        platform.mmio_write(at(0, 0), ECAM.start + (device << 15) + 4, 2, 6);
-    }
-}
-
-/// Junk from a seeded generator.
-struct Junk(u64);
-
-impl Junk {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn address(&mut self) -> u64 {
-        let bases = [APIC, IOAPIC, ECAM.start, ECAM.start + 0x8000, PCI_WINDOW.start, PCI_WINDOW.start, 0xfff0_0000];
-        let base = bases[usize::try_from(self.below(bases.len() as u64)).unwrap()];
-        base + self.below(if base == PCI_WINDOW.start { 0x4_0000 } else { 0x1000 })
-    }
-
-    fn port(&mut self) -> u16 {
-        let ranges: [(u64, u64); 12] = [
-            (0x20, 2),
-            (0x40, 4),
-            (0x60, 5),
-            (0x70, 4),
-            (0xa0, 2),
-            (0xb2, 2),
-            (0x2f8, 8),
-            (0x3f8, 8),
-            (0x4d0, 2),
-            (0x600, 0x24),
-            (0xcf8, 8),
-            (0, 0x1_0000),
-        ];
-        let (base, size) = ranges[usize::try_from(self.below(12)).unwrap()];
-        u16::try_from(base + self.below(size)).unwrap()
-    }
-
-    fn value(&mut self) -> u64 {
-        let value = self.next();
-        match value & 3 {
-            0 => value >> 56,
-            1 => value >> 32,
-            2 => u64::MAX,
-            _ => value,
-        }
-    }
-}
-
-/// One step of a hostile guest; deterministic for equal states of `junk` and `platform`.
-fn hostile_step(platform: &mut Platform, junk: &mut Junk, count: u64) {
-    let cx = at(usize::try_from(junk.below(2)).unwrap(), count);
-    let size = 1 << junk.below(4);
-    let value = junk.value();
-    match junk.below(10) {
-        0..=2 => platform.mmio_write(cx, junk.address(), size, value),
-        3 => {
-            platform.mmio_read(cx, junk.address(), size);
-        }
-        4..=6 => platform.port_write(cx, junk.port(), size.min(4), crate::bits::low32(value)),
-        7 => {
-            platform.port_read(cx, junk.port(), size.min(4));
-        }
-        8 => {
-            let index = [0x1b, 0x6e0][usize::try_from(junk.below(2)).unwrap()];
-            let index = if junk.below(3) == 0 { index } else { 0x800 + crate::bits::low32(junk.below(0x100)) };
-            let value = if index == 0x1b { 0xfee0_0000 | value & 0xd00 } else { value };
-            let _ = platform.msr_write(cx, index, value);
-            let _ = platform.msr_read(cx, index);
-        }
-        _ => {
-            platform.cr8_write(cx, value & 0xf);
-            if platform.interrupt(cx.cpu) {
-                platform.acknowledge(cx);
-            }
-            platform.take_signal(cx.cpu);
-        }
-    }
-    platform.advance(count);
-    assert!(platform.deadline() > count, "a timer stays due");
+/// Bytes of a seeded generator.
+fn junk(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        crate::bits::low8(state >> 24)
+    };
+    (0..bytes).map(|_| next()).collect()
 }
 
 #[test]
 fn a_hostile_guest_never_breaks_the_board() {
     for seed in 1..=8 {
-        let mut platform = board(2);
-        enable_functions(&mut platform);
-        let mut junk = Junk(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed));
-        let mut count = 0;
-        for step in 0..20_000 {
-            let limit = 1 << junk.below(24);
-            count += 1 + junk.below(limit);
-            hostile_step(&mut platform, &mut junk, count);
-            platform.take_outputs();
-            if platform.take_power_action().is_some() {
-                platform.reset(count);
-            }
-            if step % 1000 == 0 {
-                let saved = platform.save();
-                let mut other = board(2);
-                other.restore(saved.clone()).unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}"));
-                assert_eq!(other.save(), saved, "seed {seed}, step {step}");
-                assert_eq!(other.deadline(), platform.deadline(), "seed {seed}, step {step}");
-            }
-        }
-        check_snapshot(&mut platform, board(2));
+        fuzz::hostile_guest(&junk(seed, 200_000));
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_never_breaks_the_board() {
+    for seed in 1..=60 {
+        fuzz::damaged_state(&junk(seed + 100, 6000));
     }
 }
 
 #[test]
 fn a_restored_board_goes_on_like_the_original() {
     for seed in 1..=4 {
-        let mut platform = board(2);
-        enable_functions(&mut platform);
-        let mut junk = Junk(0xd134_2543_de82_ef95u64.wrapping_mul(seed));
-        let mut count = 0;
-        for _ in 0..3000 {
-            count += 1 + junk.below(5000);
-            hostile_step(&mut platform, &mut junk, count);
-            platform.take_outputs();
-            platform.take_power_action();
-        }
-        let mut other = board(2);
-        // Guest memory is not part of the board's state.
-        for page in 0..platform.ram.page_count() {
-            let address = vm_memory::GuestAddress(platform.ram.page_address(page));
-            vm_memory::Bytes::write_slice(other.ram.memory(), &platform.ram.page(page), address).unwrap();
-        }
-        other.restore(platform.save()).unwrap();
-        let mut twin = Junk(junk.0);
-        for step in 0..3000 {
-            count += 1 + step;
-            hostile_step(&mut platform, &mut junk, count);
-            hostile_step(&mut other, &mut twin, count);
-            assert_eq!(platform.take_outputs(), other.take_outputs());
-            platform.take_power_action();
-            other.take_power_action();
-        }
-        assert_eq!(platform.save(), other.save(), "seed {seed}");
+        fuzz::twins(&junk(seed + 200, 60_000));
     }
 }

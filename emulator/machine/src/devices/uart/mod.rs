@@ -105,6 +105,12 @@ impl Uart {
         self.update(cx);
     }
 
+    /// Received bytes that were dropped because the queue was full.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.registers.dropped
+    }
+
     fn fifo_enabled(&self) -> bool {
         self.registers.fcr & FCR_ENABLE != 0
     }
