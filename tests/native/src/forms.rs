@@ -207,6 +207,8 @@ pub fn is_odd(instruction: &Instruction, bytes: &[u8]) -> bool {
         [0x0f, 0x80..=0x8f, ..] | [0x70..=0x7f | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xc2 | 0xc3, ..] => true,
         // Indirect CALL and JMP.
         [0xff, modrm, ..] => matches!(modrm >> 3 & 7, 2 | 4),
+        // LOCK with MOV to and from CR0 is one of AMD's encodings of CR8.
+        [0x0f, 0x20 | 0x22, ..] => return prefixes.contains(&0xf0),
         // AMD's processors still know how long 3DNow! instructions are.
         [0x0f, 0x0f, ..] => return true,
         _ => false,

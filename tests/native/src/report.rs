@@ -38,8 +38,9 @@ pub struct Report {
     failed: BTreeMap<String, Failure>,
     /// Exceptions that the host raised, by vector.
     exceptions: BTreeMap<u8, u64>,
-    /// Cases with changed bytes, cases of instructions that the model does not have, numbers without a case.
+    /// Cases with changed bytes, cases of several instructions, cases of instructions that the model does not have, numbers without a case.
     mutated: u64,
+    sequences: u64,
     absent: u64,
     skipped: u64,
 }
@@ -56,6 +57,7 @@ impl Report {
             failed: BTreeMap::new(),
             exceptions: BTreeMap::new(),
             mutated: 0,
+            sequences: 0,
             absent: 0,
             skipped: 0,
         }
@@ -76,6 +78,7 @@ impl Report {
         if let Event::Exception { vector, .. } = native.event {
             *self.exceptions.entry(vector).or_default() += 1;
         }
+        self.sequences += u64::from(!generated.rest.is_empty());
         if generated.mutated {
             self.mutated += 1;
             return;
@@ -90,7 +93,11 @@ impl Report {
         if !generated.mutated {
             self.tallies[generated.form].failures += 1;
         }
-        let change = if generated.mutated { " (changed bytes)" } else { "" };
+        let change = match generated.rest.is_empty() {
+            _ if generated.mutated => " (changed bytes)",
+            true => "",
+            false => " and more in sequence",
+        };
         let failure = self.failed.entry(format!("{:?}{change}", generated.instruction.code())).or_default();
         failure.count += 1;
         if failure.first.is_empty() {
@@ -135,10 +142,12 @@ impl Report {
         let least = self.tallies.iter().map(|tally| tally.cases).min().unwrap_or(0);
         let _ = writeln!(
             text,
-            "seed {}: {} cases compared, {} with changed bytes; {} of instructions outside the model; {} numbers unused",
+            "seed {}: {} cases compared, {} with changed bytes, {} of several instructions; {} of instructions outside the \
+             model; {} numbers unused",
             self.seed,
             self.compared(),
             self.mutated,
+            self.sequences,
             self.absent,
             self.skipped
         );
@@ -185,7 +194,11 @@ impl Report {
 pub fn title(number: u64, generated: &Generated) -> String {
     let bytes: Vec<String> = generated.case.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut assembly = String::new();
-    FastFormatter::new().format(&generated.instruction, &mut assembly);
+    for instruction in std::iter::once(&generated.instruction).chain(&generated.rest) {
+        let separator = if assembly.is_empty() { "" } else { "; " };
+        assembly += separator;
+        FastFormatter::new().format(instruction, &mut assembly);
+    }
     format!("case {number}: {} at {:#x}: {assembly}", bytes.join(" "), generated.case.rip)
 }
 

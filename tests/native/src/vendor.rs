@@ -69,7 +69,7 @@ const TOP: u16 = 7 << 11;
 /// A bit of MXCSR that only AMD's processors have.
 const MISALIGNED: u32 = 1 << 17;
 /// From so many prefixes on an opcode and its operands may be more than 15 bytes.
-const MANY_PREFIXES: usize = 4;
+pub const MANY_PREFIXES: usize = 4;
 const AC: u8 = 17;
 const XM: u8 = 19;
 const PF: u8 = 14;
@@ -219,7 +219,9 @@ fn is_mask_move(mnemonic: Mnemonic) -> bool {
     matches!(mnemonic, Mnemonic::Maskmovq | Mnemonic::Maskmovdqu)
 }
 
-fn is_sha(instruction: &Instruction) -> bool {
+/// True for the SHA extensions.
+#[must_use]
+pub fn is_sha(instruction: &Instruction) -> bool {
     instruction.cpuid_features().contains(&CpuidFeature::SHA)
 }
 
