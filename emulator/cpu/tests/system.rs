@@ -1,5 +1,5 @@
 //! Directed tests of the system level: what a host processor cannot be asked from user mode.
-
+#![allow(clippy::unwrap_used, reason = "helpers of tests assemble code that is known to be valid")]
 #![allow(clippy::cast_possible_truncation, reason = "addresses of the test machine lie in the low megabytes")]
 
 #[path = "kit/mod.rs"]

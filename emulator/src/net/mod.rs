@@ -236,9 +236,5 @@ impl Drop for NetHandle {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("a network thread panicked");
         }
-        let dropped = self.dropped();
-        if dropped > 0 {
-            tracing::info!("{dropped} packets were dropped");
-        }
     }
 }

@@ -54,19 +54,22 @@ impl Pump {
 
     fn wait(&mut self) -> io::Result<()> {
         let room = self.queue.frame_room(self.index);
-        let (descriptor, buffered, waits_to_send) = match &self.transport {
-            Transport::Tap(tap) => (Some(tap.as_fd()), false, self.held.is_some()),
-            Transport::Stream(stream) => (stream.descriptor(), stream.has_frame(), stream.has_pending()),
+        let (descriptor, wants_input, has_frame, waits_to_send) = match &self.transport {
+            // What a tap has waits in the kernel.
+            Transport::Tap(tap) => (Some(tap.as_fd()), room, !room, self.held.is_some()),
+            Transport::Stream(stream) => {
+                (stream.descriptor(), stream.wants_input(), stream.has_frame(), stream.has_pending())
+            }
         };
-        let timeout = match (room, self.link_up) {
-            (true, _) if buffered => Some(0),
-            (false, _) => Some(FULL_MS),
-            (true, false) => Some(RETRY_MS),
-            (true, true) => None,
+        let timeout = match (has_frame, room) {
+            (true, true) => Some(0),
+            (true, false) => Some(FULL_MS),
+            (false, _) if !self.link_up => Some(RETRY_MS),
+            (false, _) => None,
         };
         let mut interests: Vec<Interest<'_>> = vec![(self.shared.waker.as_fd(), true, false)];
-        if let Some(descriptor) = descriptor.filter(|_| room || waits_to_send) {
-            interests.push((descriptor, room, waits_to_send));
+        if let Some(descriptor) = descriptor.filter(|_| wants_input || waits_to_send) {
+            interests.push((descriptor, wants_input, waits_to_send));
         }
         let ready = sys::poll(&interests, timeout)?;
         if ready.first().is_some_and(|waker| waker.readable) {

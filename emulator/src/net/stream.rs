@@ -4,6 +4,7 @@
 //! The wire knows no offload: checksums and segmentation that the guest left open are finished here, and
 //! checksums of received frames are verified here, by native code.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,6 +18,9 @@ use crate::socket::{SocketFile, listen};
 /// Bytes waiting for the peer before transmit stops taking frames from its queue.
 const OUT_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 256 << 10;
+/// Bytes of received frames kept for a guest that is busy: several TCP windows. The peer is read promptly up to
+/// here, because passt drops what its socket has no room for and then waits for the guest to ask again.
+const BACKLOG_BYTES: usize = 32 << 20;
 
 /// How a lost connection comes back.
 #[derive(Debug)]
@@ -37,9 +41,11 @@ pub struct Stream {
     out: Vec<u8>,
     /// How much of `out` was written.
     out_done: usize,
+    /// The beginning of a frame whose rest has not come yet.
     input: Vec<u8>,
-    /// Where the unparsed part of `input` begins.
-    input_done: usize,
+    /// Whole frames for the guest, each with its header in front.
+    backlog: VecDeque<Vec<u8>>,
+    backlog_bytes: usize,
 }
 
 impl Stream {
@@ -70,7 +76,15 @@ impl Stream {
     }
 
     fn new(reconnect: Reconnect, connection: Option<UnixStream>) -> Self {
-        Self { reconnect, connection, out: Vec::new(), out_done: 0, input: Vec::new(), input_done: 0 }
+        Self {
+            reconnect,
+            connection,
+            out: Vec::new(),
+            out_done: 0,
+            input: Vec::new(),
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+        }
     }
 
     /// Whether there is a peer.
@@ -154,11 +168,15 @@ impl Stream {
         true
     }
 
-    /// Reads once. Returns false when the connection is lost.
+    /// Whether the peer should be read.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.backlog_bytes < BACKLOG_BYTES
+    }
+
+    /// Reads once and sorts out the frames. Returns false when the connection is lost.
     pub fn fill(&mut self) -> bool {
         let Some(connection) = &mut self.connection else { return false };
-        self.input.drain(..self.input_done);
-        self.input_done = 0;
         let old = self.input.len();
         self.input.resize(old + READ_BYTES, 0);
         let result = connection.read(&mut self.input[old..]);
@@ -167,34 +185,41 @@ impl Stream {
             Ok(0) => self.lose("the peer closed it"),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => true,
             Err(error) => self.lose(&error.to_string()),
-            Ok(_) => true,
+            Ok(_) => self.parse(),
         }
     }
 
-    /// Takes the next whole frame, with its header in front. Frames of impossible length end the connection.
-    pub fn receive(&mut self) -> Option<Vec<u8>> {
-        let waiting = &self.input[self.input_done..];
-        let (length, rest) = waiting.split_first_chunk::<4>()?;
-        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        if !(14..=MAX_FRAME_BYTES).contains(&length) {
-            self.lose(&format!("the peer sent a frame of {length} bytes"));
-            return None;
+    /// Moves whole frames to the backlog. Frames of impossible length end the connection.
+    fn parse(&mut self) -> bool {
+        let mut done = 0;
+        while let Some((length, rest)) = self.input[done..].split_first_chunk::<4>() {
+            let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+            if !(14..=MAX_FRAME_BYTES).contains(&length) {
+                return self.lose(&format!("the peer sent a frame of {length} bytes"));
+            }
+            let Some(frame) = rest.get(..length) else { break };
+            let mut packet = Vec::with_capacity(length + 12);
+            packet.extend_from_slice(&receive_header(checksum_is_valid(frame)));
+            packet.extend_from_slice(frame);
+            self.backlog_bytes += packet.len();
+            self.backlog.push_back(packet);
+            done += 4 + length;
         }
-        let frame = rest.get(..length)?;
-        let mut packet = Vec::with_capacity(length + 12);
-        packet.extend_from_slice(&receive_header(checksum_is_valid(frame)));
-        packet.extend_from_slice(frame);
-        self.input_done += 4 + length;
+        self.input.drain(..done);
+        true
+    }
+
+    /// Takes the next whole frame, with its header in front.
+    pub fn receive(&mut self) -> Option<Vec<u8>> {
+        let packet = self.backlog.pop_front()?;
+        self.backlog_bytes -= packet.len();
         Some(packet)
     }
 
     /// Whether a whole frame waits in memory.
     #[must_use]
     pub fn has_frame(&self) -> bool {
-        let waiting = &self.input[self.input_done..];
-        waiting.split_first_chunk::<4>().is_some_and(|(length, rest)| {
-            usize::try_from(u32::from_be_bytes(*length)).is_ok_and(|length| rest.len() >= length)
-        })
+        !self.backlog.is_empty()
     }
 
     fn lose(&mut self, reason: &str) -> bool {
@@ -203,7 +228,6 @@ impl Stream {
         self.out.clear();
         self.out_done = 0;
         self.input.clear();
-        self.input_done = 0;
         false
     }
 }

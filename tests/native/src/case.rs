@@ -6,11 +6,13 @@ use crate::layout::{DATA_BYTES, window_offset};
 /// Longest instruction that is tried; those over 15 bytes raise #GP.
 pub const LONGEST: usize = 18;
 
-/// One instruction and the state it starts from.
+/// One or several instructions and the state they start from.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// The instruction's bytes.
+    /// The bytes of the instruction, or of several.
     pub bytes: Vec<u8>,
+    /// How many instructions they are; one that is repeated or not valid counts as one.
+    pub count: u64,
     /// Where the first byte lies; bytes beyond the code pages are not there.
     pub rip: u64,
     /// RAX RCX RDX RBX RSP RBP RSI RDI R8 to R15.

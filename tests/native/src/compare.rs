@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use iced_x86::{Instruction, Mnemonic};
 
 use crate::case::{Case, Event, Outcome};
+use crate::generate::Generated;
 use crate::layout::{DATA, DATA_BYTES};
 use crate::undefined::{self, Ignored};
 use crate::vendor;
@@ -20,16 +21,22 @@ const PF: u8 = 14;
 
 /// Differences, one a line; empty when there are none. The host's value comes first.
 #[must_use]
-pub fn compare(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> String {
+pub fn compare(generated: &Generated, native: &Outcome, guest: &Outcome) -> String {
+    let (case, instruction) = (&generated.case, &generated.instruction);
     let mut text = String::new();
-    if vendor::differ_freely(case, instruction, native, guest) {
+    let alone = generated.rest.is_empty();
+    if alone && vendor::differ_freely(case, instruction, native, guest) {
         return text;
     }
     let (expected, got) = (native.event, guest.event);
     if !same_event(expected, got) {
         let _ = writeln!(text, "  event   {got:?}\n    not   {expected:?}");
     }
-    let ignored = ignored(case, instruction, native, guest);
+    let ignored = if alone {
+        ignored(case, instruction, native, guest)
+    } else {
+        Ignored { rflags: generated.undefined_flags, ..Ignored::default() }
+    };
     general(&mut text, native, guest, &ignored);
     floating_point(&mut text, native, guest, &ignored);
     memory(&mut text, native, guest, &ignored);

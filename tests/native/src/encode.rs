@@ -6,7 +6,7 @@ use iced_x86::{
     OpCodeTableKind,
 };
 
-use crate::forms::Form;
+use crate::forms::{self, Form};
 use crate::rng::Rng;
 use crate::values;
 
@@ -265,8 +265,6 @@ pub fn is_invalid(instruction: &Instruction) -> bool {
 /// True for bytes with a VEX, XOP or EVEX prefix.
 #[must_use]
 pub fn is_vector_extension(bytes: &[u8]) -> bool {
-    let legacy =
-        |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f);
-    let start = bytes.iter().take_while(legacy).count();
+    let start = forms::prefixes(bytes);
     matches!(bytes.get(start), Some(0xc4 | 0xc5 | 0x62 | 0x8f))
 }

@@ -4,7 +4,7 @@
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeInfo};
 
 /// CPUID features of `virtft-v2`.
-const MODEL: [CpuidFeature; 48] = [
+const MODEL: [CpuidFeature; 49] = [
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL186,
     CpuidFeature::INTEL286,
@@ -51,6 +51,7 @@ const MODEL: [CpuidFeature; 48] = [
     CpuidFeature::SYSCALL,
     CpuidFeature::TSC,
     CpuidFeature::XSAVE,
+    CpuidFeature::XSAVEC,
     CpuidFeature::XSAVEOPT,
     CpuidFeature::SEP,
 ];
@@ -93,6 +94,8 @@ pub const EXCLUDED: &[(Mnemonic, &str)] = &[
     (Mnemonic::Lgs, TABLES),
     (Mnemonic::Xsave, XSTATE),
     (Mnemonic::Xsave64, XSTATE),
+    (Mnemonic::Xsavec, XSTATE),
+    (Mnemonic::Xsavec64, XSTATE),
     (Mnemonic::Xsaveopt, XSTATE),
     (Mnemonic::Xsaveopt64, XSTATE),
     (Mnemonic::Xrstor, XSTATE),
@@ -199,18 +202,24 @@ pub fn is_odd(instruction: &Instruction, bytes: &[u8]) -> bool {
     if instruction.is_loopcc() && (instruction.has_rep_prefix() || instruction.has_repne_prefix()) {
         return true;
     }
-    let start = bytes.iter().take_while(|byte| is_prefix(**byte)).count();
-    let (prefixes, rest) = bytes.split_at(start);
+    let (prefixes, rest) = bytes.split_at(prefixes(bytes));
     let near = match rest {
         [0x0f, 0x80..=0x8f, ..] | [0x70..=0x7f | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xc2 | 0xc3, ..] => true,
         // Indirect CALL and JMP.
         [0xff, modrm, ..] => matches!(modrm >> 3 & 7, 2 | 4),
+        // LOCK with MOV to and from CR0 is one of AMD's encodings of CR8.
+        [0x0f, 0x20 | 0x22, ..] => return prefixes.contains(&0xf0),
+        // AMD's processors still know how long 3DNow! instructions are.
+        [0x0f, 0x0f, ..] => return true,
         _ => false,
     };
     near && prefixes.contains(&0x66)
 }
 
-/// True for legacy and REX prefixes.
-fn is_prefix(byte: u8) -> bool {
-    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f)
+/// How many legacy and REX prefixes the bytes begin with.
+#[must_use]
+pub fn prefixes(bytes: &[u8]) -> usize {
+    let is_prefix =
+        |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 | 0x40..=0x4f);
+    bytes.iter().take_while(is_prefix).count()
 }

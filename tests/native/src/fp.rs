@@ -56,7 +56,7 @@ impl Fp {
     }
 
     /// Writes the image that FXRSTOR64 loads.
-    pub fn to_image(&self, image: &mut [u8; 512]) {
+    pub fn write_image(&self, image: &mut [u8; 512]) {
         image[..416].fill(0);
         image[0..2].copy_from_slice(&self.control.to_le_bytes());
         image[2..4].copy_from_slice(&self.status.to_le_bytes());
@@ -104,7 +104,7 @@ impl Fp {
 
     /// The engine's form.
     #[must_use]
-    pub fn to_engine(&self) -> (FpuState, VectorState) {
+    pub fn engine_state(&self) -> (FpuState, VectorState) {
         let mut fpu = FpuState {
             control: self.control,
             status: self.status,

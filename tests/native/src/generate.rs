@@ -10,6 +10,7 @@ use crate::fp::Fp;
 use crate::layout::{CODE, CODE_SIZE, DATA, DATA_BYTES, INT3, PAGE, WINDOW_SIZE};
 use crate::rng::Rng;
 use crate::safety;
+use crate::sequence;
 use crate::special;
 use crate::values::{self, Kind};
 
@@ -17,6 +18,10 @@ use crate::values::{self, Kind};
 const ATTEMPTS: usize = 12;
 /// Bytes of random data from which the data pages are filled.
 const POOL: usize = 64 << 10;
+
+/// Alignment check and trap flags.
+const AC: u64 = 1 << 18;
+const TF: u64 = 1 << 8;
 
 /// What a case is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,10 @@ pub struct Generated {
     pub form: usize,
     /// True when the bytes were changed after encoding.
     pub mutated: bool,
+    /// The instructions that follow it.
+    pub rest: Vec<Instruction>,
+    /// Flags that these and the first leave undefined.
+    pub undefined_flags: u64,
     /// How to use it.
     pub purpose: Purpose,
 }
@@ -85,6 +94,7 @@ impl Generator {
         let index = usize::try_from(number % self.forms.len() as u64).unwrap_or(0);
         let form = &self.forms[index];
         let mutated = rng.chance(12);
+        let in_sequence = rng.chance(20);
         for _ in 0..ATTEMPTS {
             let Some(mut bytes) = encode::encode(form, &mut rng) else { continue };
             if mutated {
@@ -107,7 +117,14 @@ impl Generator {
                 aim_and_set(&mut case, &mut instruction, &mut rng);
             }
             if purpose == Purpose::Absent || safety::is_harmless(&case, &instruction) {
-                return Some(Generated { case, instruction, form: index, mutated, purpose });
+                let (mut rest, mut undefined_flags) = (Vec::new(), 0);
+                if purpose == Purpose::Compare && !mutated && in_sequence {
+                    case.rflags &= !(AC | TF);
+                    (rest, undefined_flags) =
+                        sequence::extend(&mut case, &instruction, &self.forms, &mut rng).unwrap_or_default();
+                    case.count += rest.len() as u64;
+                }
+                return Some(Generated { case, instruction, form: index, mutated, rest, undefined_flags, purpose });
             }
         }
         None
@@ -116,7 +133,6 @@ impl Generator {
     fn random_state(&self, rng: &mut Rng, bytes: Vec<u8>, rip: u64) -> Case {
         const ARITHMETIC: u64 = 0x8d5;
         const DF: u64 = 1 << 10;
-        const AC: u64 = 1 << 18;
         let mut gpr = [0; 16];
         for value in &mut gpr {
             *value = match rng.below(8) {
@@ -131,11 +147,15 @@ impl Generator {
         if rng.chance(4) {
             rflags |= AC;
         }
+        if rng.chance(2) {
+            rflags |= TF;
+        }
         let start = rng.index(POOL);
         let mut data = Box::new([0; DATA_BYTES]);
         data.copy_from_slice(&self.pool[start..start + DATA_BYTES]);
         Case {
             bytes,
+            count: 1,
             rip,
             gpr,
             rflags,
@@ -286,6 +306,7 @@ fn segment_base(rng: &mut Rng) -> u64 {
         0 => 0,
         1 => DATA,
         2 => rng.below(1 << 31),
-        _ => 0xffff_8000_0000_0000 | rng.next() >> 18,
+        // High enough that no offset is beyond the canonical ones: AMD's processors look at it before the sum too.
+        _ => 0xffff_8100_0000_0000 | rng.next() >> 18,
     }
 }

@@ -32,6 +32,8 @@ const TSS: u64 = KERNEL + 2 * PAGE;
 const HANDLERS: u64 = KERNEL + 3 * PAGE;
 const STACK: u64 = KERNEL + 4 * PAGE;
 const KERNEL_COUNT: u64 = 5;
+/// The instruction HLT.
+const HLT: u8 = 0xf4;
 /// Bytes between handlers.
 const HANDLER_STEP: u64 = 16;
 const TSS_SELECTOR: u16 = 0x40;
@@ -42,6 +44,9 @@ const USER: u64 = 0x67;
 const USER_CODE: u64 = 0x65;
 const SUPERVISOR: u64 = 0x63;
 const NO_EXECUTE: u64 = 1 << 63;
+
+/// The trap flag.
+const TF: u64 = 1 << 8;
 
 /// Most steps that one instruction may take: iterations of a repeated one.
 const MOST_STEPS: u64 = 1 << 17;
@@ -76,20 +81,23 @@ impl Guest {
         let length = case.bytes.len().min(room);
         self.write(CODE_AT + offset, &case.bytes[..length]);
         self.write(DATA_AT, &case.data[..]);
-        let (fpu, vector) = case.fp.to_engine();
+        let (fpu, vector) = case.fp.engine_state();
         let mut state = CpuState { gpr: case.gpr, rip: case.rip, fpu, vector, ..self.base };
         state.rflags = case.rflags | 0x202;
         state.sys.segs[FS].base = case.fs_base;
         state.sys.segs[GS].base = case.gs_base;
         self.core.set_cpu(0, &state);
         self.step(case, outcome);
-        self.write(CODE_AT + offset, &[INT3; 32][..length]);
+        self.write(CODE_AT + offset, &vec![INT3; length]);
         let read = self.core.ram().memory().read_slice(&mut outcome.data[..], GuestAddress(DATA_AT));
         assert!(read.is_ok(), "the data pages are RAM");
     }
 
     /// Executes one instruction, all iterations of a repeated one included.
     fn step(&mut self, case: &Case, outcome: &mut Outcome) {
+        if case.count > 1 {
+            return self.run_sequence(case, outcome);
+        }
         let delivered = self.core.statistics().delivered.clone();
         let last = self.core.count() + MOST_STEPS;
         while self.core.count() < last {
@@ -108,12 +116,27 @@ impl Guest {
             }
             // As on the host, the next instruction is fetched: it is INT3 in the code pages, and faults elsewhere.
             let lands = state.rip.wrapping_sub(CODE) < CODE_SIZE;
-            if state.rip != case.rip && lands {
+            // Nor is it done when a single step is to be reported.
+            if state.rip != case.rip && lands && case.rflags & TF == 0 {
                 outcome.event = Event::Retired;
                 return;
             }
         }
         outcome.event = Event::Hang;
+    }
+
+    /// Executes all instructions of a sequence, unless one faults: then the handler halts.
+    fn run_sequence(&mut self, case: &Case, outcome: &mut Outcome) {
+        let exit = self.core.run(self.core.count() + case.count);
+        let state = self.core.cpu(0);
+        self.read_state(&state, outcome);
+        if let RunExit::TripleFault { .. } = exit {
+            outcome.event = Event::TripleFault { vector: u8::MAX };
+        } else if state.sys.cpl == 0 {
+            self.read_exception(&state, outcome);
+        } else {
+            outcome.event = Event::Retired;
+        }
     }
 
     fn read_state(&self, state: &CpuState, outcome: &mut Outcome) {
@@ -158,8 +181,8 @@ impl Guest {
     fn map(&self, tables: u64, linear: u64, pages: &[(u64, u64)]) {
         let index = |level: u32| 8 * (linear >> (12 + 9 * level) & 0x1ff);
         self.write_words(PML4 + index(3), &[tables | USER]);
-        self.write_words(tables + index(2), &[tables + PAGE | USER]);
-        self.write_words(tables + PAGE + index(1), &[tables + 2 * PAGE | USER]);
+        self.write_words(tables + index(2), &[(tables + PAGE) | USER]);
+        self.write_words(tables + PAGE + index(1), &[(tables + 2 * PAGE) | USER]);
         let entries: Vec<u64> = pages.iter().map(|&(physical, bits)| physical | bits).collect();
         self.write_words(tables + 2 * PAGE + index(0), &entries);
     }
@@ -174,8 +197,9 @@ impl Guest {
         self.map(KERNEL_TABLES, KERNEL, &kernel);
     }
 
-    /// GDT with Linux's selectors, IDT, TSS.
+    /// GDT with Linux's selectors, IDT, TSS; handlers that halt.
     fn write_system_tables(&self) {
+        self.write(KERNEL_PAGES + 3 * PAGE, &[HLT; 4096]);
         let descriptors = [
             0,
             0x00cf_9b00_0000_ffff,

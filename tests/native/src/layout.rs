@@ -45,7 +45,7 @@ pub mod selector {
 /// canonical. Random addresses elsewhere might hit the process's own memory.
 #[must_use]
 pub fn harmless(address: u64, size: u64) -> bool {
-    let outside = |address: u64| address < 1 << 32 || address >= 1 << 47;
+    let outside = |address: u64| !(1 << 32..1 << 47).contains(&address);
     outside(address) && outside(address.wrapping_add(size))
 }
 

@@ -24,11 +24,7 @@ pub struct Tally {
 #[derive(Debug, Clone, Default)]
 struct Failure {
     count: u64,
-    /// Of these, those in which the engine raised #UD and the host did not.
-    missing: u64,
-    /// The number of the first of those.
-    first_missing: Option<u64>,
-    /// What is needed to see the first that is not of those again.
+    /// What is needed to see the first again.
     first: String,
 }
 
@@ -42,8 +38,9 @@ pub struct Report {
     failed: BTreeMap<String, Failure>,
     /// Exceptions that the host raised, by vector.
     exceptions: BTreeMap<u8, u64>,
-    /// Cases with changed bytes, cases of instructions that the model does not have, numbers without a case.
+    /// Cases with changed bytes, cases of several instructions, cases of instructions that the model does not have, numbers without a case.
     mutated: u64,
+    sequences: u64,
     absent: u64,
     skipped: u64,
 }
@@ -60,6 +57,7 @@ impl Report {
             failed: BTreeMap::new(),
             exceptions: BTreeMap::new(),
             mutated: 0,
+            sequences: 0,
             absent: 0,
             skipped: 0,
         }
@@ -80,6 +78,7 @@ impl Report {
         if let Event::Exception { vector, .. } = native.event {
             *self.exceptions.entry(vector).or_default() += 1;
         }
+        self.sequences += u64::from(!generated.rest.is_empty());
         if generated.mutated {
             self.mutated += 1;
             return;
@@ -90,19 +89,18 @@ impl Report {
     }
 
     /// A case with differences.
-    pub fn fail(&mut self, number: u64, generated: &Generated, outcomes: [&Outcome; 2], text: &str) {
-        let [native, guest] = outcomes;
-        let undefined = |event| matches!(event, Event::Exception { vector: 6, .. } | Event::TripleFault { vector: 6 });
+    pub fn fail(&mut self, number: u64, generated: &Generated, text: &str) {
         if !generated.mutated {
             self.tallies[generated.form].failures += 1;
         }
-        let change = if generated.mutated { " (changed bytes)" } else { "" };
+        let change = match generated.rest.is_empty() {
+            _ if generated.mutated => " (changed bytes)",
+            true => "",
+            false => " and more in sequence",
+        };
         let failure = self.failed.entry(format!("{:?}{change}", generated.instruction.code())).or_default();
         failure.count += 1;
-        if undefined(guest.event) && !undefined(native.event) {
-            failure.missing += 1;
-            failure.first_missing.get_or_insert(number);
-        } else if failure.first.is_empty() {
+        if failure.first.is_empty() {
             let seed = self.seed;
             failure.first = format!(
                 "{}\n{}{text}  again: native --seed {seed} --case {number}\n",
@@ -124,20 +122,12 @@ impl Report {
         self.mutated + self.tallies.iter().map(|tally| tally.cases).sum::<u64>()
     }
 
-    /// The first failure of each form; forms that the engine does not have in one line.
+    /// The first failure of each form.
     #[must_use]
     pub fn failed_forms(&self) -> String {
         let mut text = String::new();
-        for (name, failure) in self.failed.iter().filter(|(_, failure)| !failure.first.is_empty()) {
+        for (name, failure) in &self.failed {
             let _ = writeln!(text, "FAILED {name}: {}\n{}", failure.count, failure.first);
-        }
-        let missing: Vec<String> = self
-            .failed
-            .iter()
-            .filter_map(|(name, failure)| failure.first_missing.map(|case| format!("{name} (case {case})")))
-            .collect();
-        if !missing.is_empty() {
-            let _ = writeln!(text, "UNDEFINED IN THE ENGINE ONLY: {} forms: {}", missing.len(), missing.join(", "));
         }
         text
     }
@@ -152,10 +142,12 @@ impl Report {
         let least = self.tallies.iter().map(|tally| tally.cases).min().unwrap_or(0);
         let _ = writeln!(
             text,
-            "seed {}: {} cases compared, {} with changed bytes; {} of instructions outside the model; {} numbers unused",
+            "seed {}: {} cases compared, {} with changed bytes, {} of several instructions; {} of instructions outside the \
+             model; {} numbers unused",
             self.seed,
             self.compared(),
             self.mutated,
+            self.sequences,
             self.absent,
             self.skipped
         );
@@ -202,7 +194,11 @@ impl Report {
 pub fn title(number: u64, generated: &Generated) -> String {
     let bytes: Vec<String> = generated.case.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut assembly = String::new();
-    FastFormatter::new().format(&generated.instruction, &mut assembly);
+    for instruction in std::iter::once(&generated.instruction).chain(&generated.rest) {
+        let separator = if assembly.is_empty() { "" } else { "; " };
+        assembly += separator;
+        FastFormatter::new().format(instruction, &mut assembly);
+    }
     format!("case {number}: {} at {:#x}: {assembly}", bytes.join(" "), generated.case.rip)
 }
 

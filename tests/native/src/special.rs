@@ -1,6 +1,6 @@
 //! Set-up that single instructions need to do more than fault.
 
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use crate::aim;
 use crate::case::Case;
@@ -194,7 +194,7 @@ fn fxrstor(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
     for register in &mut fp.xmm {
         *register = u128::from_le_bytes(values::block(rng, Kind::Integer));
     }
-    fp.to_image(&mut image);
+    fp.write_image(&mut image);
     case.poke(address, &image);
 }
 
@@ -214,15 +214,15 @@ fn mxcsr(rng: &mut Rng) -> u32 {
 /// A plausible x87 environment: words that hardware would have stored.
 fn environment(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
     let Some(address) = explicit(case, instruction) else { return };
-    let step = if instruction.memory_size().size() % 14 == 0 && instruction.memory_size().size() != 28 { 2 } else { 4 };
-    let step = if instruction.memory_size().size() == 108 { 4 } else { step };
+    let short = matches!(instruction.memory_size(), MemorySize::FpuEnv14 | MemorySize::FpuState94);
+    let step = if short { 2 } else { 4 };
     let words =
         [u16::from_le_bytes([rng.byte(), rng.byte()]), case.fp.status, u16::from_le_bytes([rng.byte(), rng.byte()])];
     let control = words[0] & 0x0f3f | 0x40;
     let pending = words[1] & !control & 0x3f != 0;
     let status = words[1] & 0x7f7f | if pending { 0x8080 } else { 0 };
     for (index, word) in [control, status, words[2]].into_iter().enumerate() {
-        case.poke(address + (index * step) as u64, &word.to_le_bytes());
+        case.poke(address.wrapping_add((index * step) as u64), &word.to_le_bytes());
     }
 }
 

@@ -4,6 +4,7 @@
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
 
 use crate::case::{Case, Event, Outcome};
+use crate::forms;
 use crate::layout::{CODE, CODE_SIZE, DATA, DATA_BYTES};
 use crate::undefined::{self, C1, C023, Ignored};
 
@@ -44,6 +45,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ("ENTER that faults", "whether what it pushed before is in memory, and which fault comes first"),
     ("INT1", "RIP: some hypervisors push that of the instruction itself"),
     ("opcodes that do not exist at the end of a page", "#UD or a fault in the fetch of what would follow"),
+    ("opcodes that do not exist after many prefixes", "#UD, or #GP for the length that they would have"),
     ("FCMOVcc, FCOMI, FCOMIP, FUCOMI, FUCOMIP", "C1 where no stack fault says what it is"),
     ("FSCALE with an unmasked exception", "C1 and inexact"),
     ("FFREE, FFREEP", "condition codes: undefined"),
@@ -51,6 +53,8 @@ pub const TABLE: &[(&str, &str)] = &[
     ("FLD st(i) with an empty source and a full stack", "C1: which of both stack faults it tells"),
     ("FSTPNCE", "not documented: whether an empty register is an exception"),
     ("x87 stores that an unmasked exception suppresses", "whether the address can fault still"),
+    ("LDMXCSR, FXRSTOR with bit 17 of MXCSR", "Intel raises #GP, AMD has the bit"),
+    ("3DNow! opcodes (0F 0F)", "not tried: #UD on Intel; AMD still reads their operands"),
     ("FXSAVE", "MXCSR_MASK: AMD has bit 17"),
     ("x87 instruction, operand and opcode pointers", "AMD stores what Intel leaves out, and the other way round"),
 ];
@@ -62,6 +66,10 @@ const UE: u16 = 1 << 4;
 const PE: u16 = 1 << 5;
 const ES: u16 = 0x8080;
 const TOP: u16 = 7 << 11;
+/// A bit of MXCSR that only AMD's processors have.
+const MISALIGNED: u32 = 1 << 17;
+/// From so many prefixes on an opcode and its operands may be more than 15 bytes.
+pub const MANY_PREFIXES: usize = 4;
 const AC: u8 = 17;
 const XM: u8 = 19;
 const PF: u8 = 14;
@@ -189,11 +197,15 @@ pub fn differ_freely(case: &Case, instruction: &Instruction, native: &Outcome, g
         }
         Mnemonic::Cvtpi2ps if case.fp.status & ES != 0 => instruction.op1_kind() == OpKind::Memory,
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => both,
-        Mnemonic::INVALID => both && case.rip + case.bytes.len() as u64 > CODE + CODE_SIZE,
+        Mnemonic::INVALID => {
+            let at_end = case.rip + case.bytes.len() as u64 > CODE + CODE_SIZE;
+            both && (at_end || forms::prefixes(&case.bytes) >= MANY_PREFIXES)
+        }
         Mnemonic::Fstpnce => true,
+        Mnemonic::Ldmxcsr => native.fp.mxcsr & MISALIGNED != 0,
         Mnemonic::Fxsave | Mnemonic::Fxsave64 | Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => {
             let crosses = crate::aim::effective(case, instruction) & 0xfff > 0xe00;
-            expected == Some(PF) && (crosses || got == expected)
+            expected == Some(PF) && (crosses || got == expected) || native.fp.mxcsr & MISALIGNED != 0
         }
         Mnemonic::F2xm1 | Mnemonic::Fyl2xp1 if is_outside_domain(case, mnemonic) => true,
         _ if is_denormal_load(case, instruction, native) => true,
@@ -207,7 +219,9 @@ fn is_mask_move(mnemonic: Mnemonic) -> bool {
     matches!(mnemonic, Mnemonic::Maskmovq | Mnemonic::Maskmovdqu)
 }
 
-fn is_sha(instruction: &Instruction) -> bool {
+/// True for the SHA extensions.
+#[must_use]
+pub fn is_sha(instruction: &Instruction) -> bool {
     instruction.cpuid_features().contains(&CpuidFeature::SHA)
 }
 

@@ -81,7 +81,7 @@ fn decode_run(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
         let start = used;
         used = decoder.position();
         exchange_not_pause(&mut instruction, &bytes[start..used], start, mode);
-        ops.push(translate(&instruction, &bytes[start..used], start, mode));
+        ops.push(ops::translate(&instruction, &bytes[start..used], start, mode));
         if ends_block(&instruction) {
             break;
         }
@@ -95,18 +95,8 @@ fn decode_one(bytes: &[u8], mode: CodeMode, ops: &mut Vec<Op>) -> usize {
     let mut instruction = decoder.decode();
     let used = decoder.position();
     exchange_not_pause(&mut instruction, &bytes[..used], 0, mode);
-    ops.push(translate(&instruction, &bytes[..used], 0, mode));
+    ops.push(ops::translate(&instruction, &bytes[..used], 0, mode));
     used
-}
-
-/// The executable form of an instruction. One on which the decoder gave up at the greatest length raises #GP. (So does
-/// an undefined opcode behind 14 prefixes, for which #UD would be right.)
-fn translate(instruction: &Instruction, bytes: &[u8], offset: usize, mode: CodeMode) -> Op {
-    let mut op = ops::translate(instruction, bytes, offset, mode);
-    if instruction.code() == Code::INVALID && instruction.len() == LONGEST {
-        op.run = ops::too_long;
-    }
-    op
 }
 
 /// F3 90 with REX.B is XCHG R8, RAX on processors, and PAUSE to the decoder.

@@ -24,7 +24,7 @@ mod system_tables;
 pub(crate) mod x87;
 mod xsave;
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::core::Core;
 use crate::mmu::CodeMode;
@@ -40,6 +40,8 @@ type Select = fn(&Instruction, &mut Op, CodeMode) -> Option<Handler>;
 
 /// Most bytes of an undefined instruction that its statistics entry names.
 const UNDEFINED_BYTES: usize = 5;
+/// Most bytes of an instruction.
+const LONGEST: usize = 15;
 
 /// Makes the executable form of an instruction that starts `offset` bytes into its block.
 pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: CodeMode) -> Op {
@@ -93,10 +95,35 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
             named[..length].copy_from_slice(&bytes[..length]);
             op.imm = u64::from_le_bytes(named);
             op.aux = length as u8;
-            op.run = undefined;
+            op.run = if is_too_long(ins, bytes, mode) { too_long } else { undefined };
         }
     }
     op
+}
+
+/// True when the decoder gave up after 15 bytes because of the length: with fewer prefixes, of which there must be many, the
+/// bytes are an instruction. For other reasons the decoder may read a byte too many.
+fn is_too_long(ins: &Instruction, bytes: &[u8], mode: CodeMode) -> bool {
+    if ins.code() != Code::INVALID || bytes.len() < LONGEST {
+        return false;
+    }
+    let bits = match mode {
+        CodeMode::Bits16 => 16,
+        CodeMode::Bits32 => 32,
+        CodeMode::Bits64 => 64,
+    };
+    let is_prefix = |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let prefixes = bytes.iter().take_while(is_prefix).count();
+    let dropped = prefixes.min(LONGEST / 2);
+    let mut rest = [0; LONGEST];
+    rest[..LONGEST - dropped].copy_from_slice(&bytes[dropped..LONGEST]);
+    let shorter = Decoder::new(bits, &rest, DecoderOptions::NO_INVALID_CHECK).decode();
+    prefixes == LONGEST || shorter.code() != Code::INVALID && shorter.len() + dropped > LONGEST
+}
+
+/// #GP: the instruction has more than 15 bytes.
+fn too_long(core: &mut Core, _op: &Op) -> Done {
+    Err(core.gp(0))
 }
 
 /// #UD, counted by the first bytes of the instruction.
@@ -105,11 +132,6 @@ fn undefined(core: &mut Core, op: &Op) -> Done {
     let name: Vec<String> = bytes[..usize::from(op.aux)].iter().map(|byte| format!("{byte:02x}")).collect();
     *core.statistics.undefined.entry(name.join(" ")).or_default() += 1;
     Err(core.ud())
-}
-
-/// An instruction of more than 15 bytes is #GP, whatever it would be.
-pub(crate) fn too_long(core: &mut Core, _op: &Op) -> Done {
-    Err(core.gp(0))
 }
 
 /// Slot of a segment register in a mode.

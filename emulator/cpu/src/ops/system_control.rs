@@ -65,20 +65,13 @@ pub(super) fn wrmsr(core: &mut Core, _op: &Op) -> Done {
     core.write_msr(index, value)
 }
 
-/// Components that are not in their initial state.
-fn in_use(core: &Core) -> u64 {
-    let x87 = core.fpu != crate::state::FpuState::default();
-    let sse = core.vector.regs.iter().any(|register| register[..2] != [0; 2]);
-    u64::from(x87) | u64::from(sse) << 1
-}
-
 pub(super) fn xgetbv(core: &mut Core, _op: &Op) -> Done {
     if core.sys.cr4 & cr4::OSXSAVE == 0 {
         return Err(core.ud());
     }
     let value = match core.r[RCX] as u32 {
         0 => core.sys.xcr0,
-        1 => core.sys.xcr0 & in_use(core),
+        1 => core.sys.xcr0 & super::xsave::in_use(core),
         _ => return Err(core.gp(0)),
     };
     core.set_edx_eax(value);

@@ -155,7 +155,10 @@ impl Core {
         if stack.cpl < 3 {
             self.write_system(bottom, frame)?;
         } else {
-            self.probe_write(bottom, total, SEG_FLAT_STACK)?;
+            // Each value is a store of its own, with its own alignment.
+            for index in 0..values.len() as u64 {
+                self.probe_write(bottom.wrapping_add(index * size), size, SEG_FLAT_STACK)?;
+            }
             for (index, slot) in frame.chunks_exact(width).enumerate() {
                 let mut word = [0; 16];
                 word[..width].copy_from_slice(slot);

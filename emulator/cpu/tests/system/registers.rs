@@ -43,7 +43,7 @@ fn registers_that_keep_what_is_written() {
     }
     keeps(0xc000_0084, 0x4_7700);
     keeps(0x174, 0x10);
-    keeps(0x48, 1);
+    keeps(0x48, 0x401);
     keeps(0x277, 0x0407_0506_0001_0506);
     keeps(0x2ff, 0xc06);
     keeps(0x200, 0xc000_0000);
@@ -385,7 +385,7 @@ fn random_numbers_come_from_the_bus() {
         a.mov(eax, -1).unwrap();
         a.rdrand(rax).unwrap();
         a.setb(bl).unwrap();
-        a.mov(rcx, -1i64 as u64).unwrap();
+        a.mov(rcx, u64::MAX).unwrap();
         a.rdseed(ecx).unwrap();
     });
     assert_eq!(machine.board().random, 2);

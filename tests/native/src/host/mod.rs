@@ -67,7 +67,7 @@ impl Host {
     fn run_once(&mut self, case: &Case, outcome: &mut Outcome) {
         let offset = code_offset(case.rip);
         let length = case.bytes.len().min(CODE_BYTES - offset);
-        case.fp.to_image(&mut self.image.0);
+        case.fp.write_image(&mut self.image.0);
         let context = self.context(case);
         signal::CASE_FS.store(case.fs_base, Ordering::Relaxed);
         signal::CASE_GS.store(case.gs_base, Ordering::Relaxed);
