@@ -60,6 +60,20 @@ pub struct Statistics {
     pub delivered: std::collections::BTreeMap<u8, u64>,
 }
 
+/// A straight run of instructions that was executed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StraightRun {
+    /// The vCPU.
+    pub cpu: usize,
+    /// Instruction pointer of the first instruction.
+    pub rip: u64,
+    /// Steps taken: instructions, and iterations of a repeated one.
+    pub steps: u64,
+}
+
+/// Runs that [`Core::recent_runs`] remembers; a power of two.
+pub(crate) const TRAIL: usize = 16;
+
 /// The vCPUs of one machine.
 pub struct Core {
     /// General registers of the current vCPU by encoding; then [`crate::op::SLOT_ZERO`] and
@@ -114,6 +128,9 @@ pub struct Core {
     /// State of every vCPU but the current one, whose entry is out of date.
     pub(crate) others: Vec<CpuState>,
     pub(crate) statistics: Statistics,
+    /// The last runs, as a ring, and how many there were. Not part of the state.
+    pub(crate) trail: [StraightRun; TRAIL],
+    pub(crate) trail_length: usize,
 }
 
 // SAFETY: the raw pointers are into blocks that `code` owns and are only used while a block runs; nothing is
@@ -172,6 +189,8 @@ impl Core {
             slice_left: SLICE,
             others,
             statistics: Statistics::default(),
+            trail: [StraightRun::default(); TRAIL],
+            trail_length: 0,
         };
         core.load_cpu(0);
         core
@@ -216,6 +235,13 @@ impl Core {
     #[must_use]
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// The straight runs executed last, the oldest first: what led to a crash.
+    #[must_use]
+    pub fn recent_runs(&self) -> Vec<StraightRun> {
+        let known = self.trail_length.min(TRAIL);
+        (self.trail_length - known..self.trail_length).map(|index| self.trail[index % TRAIL]).collect()
     }
 
     /// State of one vCPU.

@@ -30,5 +30,5 @@ pub mod state;
 mod sys;
 mod width;
 
-pub use core::{Core, CoreState, RunExit, SLICE, Statistics};
+pub use core::{Core, CoreState, RunExit, SLICE, Statistics, StraightRun};
 pub use fault::vector;

@@ -10,7 +10,7 @@
 
 use crate::bus::CpuSignal;
 use crate::code::Block;
-use crate::core::{Core, RunExit};
+use crate::core::{Core, RunExit, StraightRun, TRAIL};
 use crate::fault::{Fault, vector};
 use crate::flags;
 use crate::op::{Op, SLOT_RIP, Stop};
@@ -247,7 +247,10 @@ impl Core {
                     return self.deliver_step(self.fault, Event::Exception);
                 }
             }
+            let rip = self.rip;
             let (steps, stop) = self.run_block(ops.as_ptr(), usable, left);
+            self.trail[self.trail_length % TRAIL] = StraightRun { cpu: self.current, rip, steps };
+            self.trail_length = self.trail_length.wrapping_add(1);
             self.count += steps;
             left -= steps;
             match stop {

@@ -9,10 +9,12 @@ use virtft_cpu::state::{CS, CpuState, SEG_DB, SEG_L, SS};
 
 use crate::bits::{low8, to_usize};
 
-/// Bytes decoded at the instruction pointer.
-const CODE_BYTES: u64 = 64;
+/// Bytes decoded from one address on: the longest that the instructions shown can be.
+const CODE_BYTES: u64 = 15 * HISTORY as u64;
 /// Instructions shown.
 const INSTRUCTIONS: usize = 8;
+/// Instructions shown of those executed last.
+const HISTORY: usize = 16;
 /// Words of the stack shown.
 const STACK_WORDS: u64 = 8;
 
@@ -30,6 +32,8 @@ pub struct TripleFaultReport {
     pub count: u64,
     /// Its registers.
     pub state: Box<CpuState>,
+    /// The instructions that it executed last, as text; decoded afterwards, in its last mode.
+    pub history: Vec<String>,
     /// The instructions at its instruction pointer, as text.
     pub code: Vec<String>,
     /// Words at its stack pointer; `None` where nothing is mapped.
@@ -40,16 +44,21 @@ impl TripleFaultReport {
     pub(super) fn new(core: &Core, cpu: usize) -> Self {
         let state = core.cpu(cpu);
         let ram = core.ram();
-        let code = disassemble(&state, ram);
+        let code = disassemble(&state, ram, state.rip, INSTRUCTIONS);
+        let runs = core.recent_runs();
+        let own = runs.iter().filter(|run| run.cpu == cpu && run.steps > 0);
+        let mut history: Vec<String> =
+            own.flat_map(|run| disassemble(&state, ram, run.rip, to_usize(run.steps).min(HISTORY))).collect();
+        history.drain(..history.len().saturating_sub(HISTORY));
         let top = state.sys.segs[SS].base.wrapping_add(state.gpr[4]);
         let stack = (0..STACK_WORDS).map(|index| read_word(&state, ram, top.wrapping_add(8 * index))).collect();
-        Self { cpu, count: core.count(), state: Box::new(state), code, stack }
+        Self { cpu, count: core.count(), state: Box::new(state), history, code, stack }
     }
 }
 
 impl Display for TripleFaultReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { cpu, count, state, code, stack } = self;
+        let Self { cpu, count, state, history, code, stack } = self;
         writeln!(f, "triple fault on vCPU {cpu} after {count} steps")?;
         for (index, (name, value)) in REGISTERS.iter().zip(state.gpr).enumerate() {
             write!(f, "{name:>4} {value:016x}")?;
@@ -73,6 +82,11 @@ impl Display for TripleFaultReport {
                 None => f.write_str(" (not mapped)")?,
             }
         }
+        f.write_str("\nlast instructions")?;
+        for line in history {
+            write!(f, "\n  {line}")?;
+        }
+        f.write_str("\nat rip")?;
         for line in code {
             write!(f, "\n  {line}")?;
         }
@@ -80,8 +94,8 @@ impl Display for TripleFaultReport {
     }
 }
 
-/// The instructions at the instruction pointer.
-fn disassemble(state: &CpuState, ram: &GuestRam) -> Vec<String> {
+/// Up to `most` instructions from `rip` on.
+fn disassemble(state: &CpuState, ram: &GuestRam, rip: u64, most: usize) -> Vec<String> {
     let code = &state.sys.segs[CS];
     let long = code.flags & SEG_L != 0 && state.sys.efer & EFER_LONG_ACTIVE != 0;
     let bits = match (long, code.flags & SEG_DB != 0) {
@@ -89,16 +103,16 @@ fn disassemble(state: &CpuState, ram: &GuestRam) -> Vec<String> {
         (false, true) => 32,
         (false, false) => 16,
     };
-    let start = code.base.wrapping_add(state.rip);
+    let start = code.base.wrapping_add(rip);
     let bytes: Vec<u8> =
         (0..CODE_BYTES).map_while(|offset| read_byte(state, ram, start.wrapping_add(offset))).collect();
     if bytes.is_empty() {
         return vec![format!("{start:016x}: not mapped")];
     }
-    let mut decoder = Decoder::with_ip(bits, &bytes, state.rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
     let mut formatter = FastFormatter::new();
     let mut lines = Vec::new();
-    while decoder.can_decode() && lines.len() < INSTRUCTIONS {
+    while decoder.can_decode() && lines.len() < most {
         let instruction = decoder.decode();
         let mut text = format!("{:016x}: ", instruction.ip());
         formatter.format(&instruction, &mut text);

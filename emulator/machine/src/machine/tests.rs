@@ -152,6 +152,7 @@ fn a_triple_fault_is_reported() {
     assert!(text.contains("triple fault on vCPU 0"), "{text}");
     assert!(text.contains("rax 0000000012345678"), "{text}");
     assert!(text.contains("ud2"), "{text}");
+    assert!(report.history.iter().any(|line| line.contains("mov eax")), "{text}");
     machine.deliver(&Input::Reset).unwrap();
     assert_eq!(machine.run(InstructionCount(u64::MAX)), StopReason::Reset);
 }
