@@ -102,17 +102,49 @@ fn floating_point(text: &mut String, native: &Outcome, guest: &Outcome, ignored:
         line(text, "ftw", u64::from(a.tags), u64::from(b.tags));
     }
     for index in 0..8 {
-        if a.regs[index] != b.regs[index] && ignored.x87 >> index & 1 == 0 {
+        if distance(a.regs[index], b.regs[index]) > i128::from(ignored.x87_units) {
             let show = |(mantissa, exponent): (u64, u16)| format!("{exponent:04x}:{mantissa:016x}");
             let stack = (index + 8 - a.top()) & 7;
             let _ = writeln!(text, "  r{index} (st{stack}) {}, not {}", show(b.regs[index]), show(a.regs[index]));
         }
     }
     for index in 0..16 {
-        if a.xmm[index] != b.xmm[index] && ignored.xmm >> index & 1 == 0 {
+        let approximate = ignored.xmm >> index & 1 != 0 && are_near(a.xmm[index], b.xmm[index]);
+        if a.xmm[index] != b.xmm[index] && !approximate {
             let _ = writeln!(text, "  xmm{index:<4} {:032x}, not\n          {:032x}", b.xmm[index], a.xmm[index]);
         }
     }
+}
+
+/// How many values lie between two x87 registers; very many for two of different kinds.
+fn distance(a: (u64, u16), b: (u64, u16)) -> i128 {
+    let special = |(_, exponent): (u64, u16)| exponent & 0x7fff == 0x7fff;
+    if a == b {
+        return 0;
+    }
+    if special(a) || special(b) {
+        return i128::MAX;
+    }
+    let place = |(mantissa, exponent): (u64, u16)| {
+        let magnitude = i128::from(exponent & 0x7fff) << 63 | i128::from(mantissa & (u64::MAX >> 1));
+        if exponent >> 15 == 0 { magnitude } else { -magnitude }
+    };
+    (place(a) - place(b)).abs().max(1)
+}
+
+/// True when the four single-precision numbers differ by at most twice what RCPPS and RSQRTPS may be wrong by.
+fn are_near(a: u128, b: u128) -> bool {
+    // 2 * 1.5 * 2^-12 of a number are at most so many units in its last place.
+    const UNITS: u32 = 1 << 13;
+    a.to_le_bytes().chunks_exact(4).zip(b.to_le_bytes().chunks_exact(4)).all(|(a, b)| {
+        let number = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let (a, b) = (number(a), number(b));
+        let magnitudes = [a & 0x7fff_ffff, b & 0x7fff_ffff];
+        // The smallest normal numbers may become zero.
+        let tiny = magnitudes.iter().all(|magnitude| *magnitude <= 0x0080_1000);
+        let near = a.abs_diff(b) <= UNITS && magnitudes.iter().all(|magnitude| *magnitude < 0x7f80_0000);
+        a == b || a >> 31 == b >> 31 && (near || tiny)
+    })
 }
 
 fn memory(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignored) {
