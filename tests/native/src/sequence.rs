@@ -141,6 +141,7 @@ fn is_plain(instruction: &Instruction) -> bool {
         && !instruction.is_privileged()
         && !vendor::is_x87(instruction)
         && !vendor::is_sha(instruction)
+        && !forms::is_xsave(instruction)
         && !special
         && !bit_offset
 }

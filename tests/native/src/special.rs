@@ -4,6 +4,7 @@ use iced_x86::{Code, FlowControl, Instruction, MemorySize, Mnemonic, OpKind, Reg
 
 use crate::aim;
 use crate::case::Case;
+use crate::forms;
 use crate::fp::{Fp, halves};
 use crate::layout::{DATA, DATA_SIZE, selector};
 use crate::rng::Rng;
@@ -43,6 +44,7 @@ pub fn set_up(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
         Mnemonic::Div | Mnemonic::Idiv => divide(case, instruction, rng),
         Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b => exchange(case, instruction, rng),
         Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => fxrstor(case, instruction, rng),
+        _ if forms::is_xsave(instruction) => xsave(case, instruction, rng),
         Mnemonic::Ldmxcsr => ldmxcsr(case, instruction, rng),
         Mnemonic::Fldenv | Mnemonic::Frstor => environment(case, instruction, rng),
         Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => {
@@ -180,6 +182,32 @@ fn exchange(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
         }
         _ => case.gpr[RAX] = low,
     }
+}
+
+/// Asks for x87 and SSE state, or one of them, and writes an area for XRSTOR to load.
+fn xsave(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+    const COMPACTED: u64 = 1 << 63;
+    let in_address = |register| [instruction.memory_base(), instruction.memory_index()].contains(&register);
+    if [Register::RAX, Register::EAX, Register::RDX, Register::EDX].into_iter().any(in_address) {
+        return;
+    }
+    case.gpr[RAX] = rng.next() << 32 | if rng.chance(60) { 3 } else { rng.below(4) };
+    case.gpr[RDX] = rng.next() << 32;
+    let Some(address) = explicit(case, instruction) else { return };
+    fxrstor(case, instruction, rng);
+    let present = rng.below(4) | if rng.chance(5) { 1 << 25 } else { 0 };
+    let compaction = match rng.below(10) {
+        0..=6 => 0,
+        7 | 8 => COMPACTED | 3,
+        _ => COMPACTED | rng.below(4),
+    };
+    let mut header = [0; 64];
+    header[..8].copy_from_slice(&present.to_le_bytes());
+    header[8..16].copy_from_slice(&compaction.to_le_bytes());
+    if rng.chance(5) {
+        header[16 + rng.index(48)] = rng.byte();
+    }
+    case.poke(address.wrapping_add(512), &header);
 }
 
 fn fxrstor(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {

@@ -37,7 +37,7 @@ pub const TABLE: &[(&str, &str)] = &[
         "condition codes, flags: Intel leaves them, AMD sets them",
     ),
     ("FLD m32, m64 of a denormal with #D unmasked", "Intel leaves TOP and registers, AMD pushes"),
-    ("FXSAVE, FXRSTOR across a page's border", "whether the bytes that are not used can fault"),
+    ("FXSAVE, FXRSTOR, XSAVE, XRSTOR across a page's border", "whether the bytes that are not used can fault"),
     (
         "FXSAVE, FXRSTOR, FNSAVE, FRSTOR, FNSTENV, FLDENV, RETF, IRET",
         "in which order their accesses fault: the address of #PF",
@@ -53,9 +53,9 @@ pub const TABLE: &[(&str, &str)] = &[
     ("FLD st(i) with an empty source and a full stack", "C1: which of both stack faults it tells"),
     ("FSTPNCE", "not documented: whether an empty register is an exception"),
     ("x87 stores that an unmasked exception suppresses", "whether the address can fault still"),
-    ("LDMXCSR, FXRSTOR with bit 17 of MXCSR", "Intel raises #GP, AMD has the bit"),
+    ("LDMXCSR, FXRSTOR, XRSTOR with bit 17 of MXCSR", "Intel raises #GP, AMD has the bit"),
     ("3DNow! opcodes (0F 0F)", "not tried: #UD on Intel; AMD still reads their operands"),
-    ("FXSAVE", "MXCSR_MASK: AMD has bit 17"),
+    ("FXSAVE, XSAVE, XSAVEC", "MXCSR_MASK: AMD has bit 17; XSTATE_BV: what counts as in use"),
     ("x87 instruction, operand and opcode pointers", "AMD stores what Intel leaves out, and the other way round"),
 ];
 
@@ -112,6 +112,11 @@ fn images(case: &Case, instruction: &Instruction, ignored: &mut Ignored) {
             // Opcode, pointers, MXCSR_MASK, and what is not written.
             ignored.memory.extend([(address.wrapping_add(6), 18), (address.wrapping_add(28), 4)]);
             ignored.memory.push((address.wrapping_add(416), 96));
+        }
+        _ if forms::is_xsave(instruction) => {
+            // As above; and XSTATE_BV, which says what was in use.
+            ignored.memory.extend([(address.wrapping_add(6), 18), (address.wrapping_add(28), 4)]);
+            ignored.memory.push((address.wrapping_add(512), 8));
         }
         Mnemonic::Fnsave | Mnemonic::Fnstenv => {
             let short = matches!(instruction.memory_size().size(), 14 | 94);
@@ -207,6 +212,10 @@ pub fn differ_freely(case: &Case, instruction: &Instruction, native: &Outcome, g
         Mnemonic::Fxsave | Mnemonic::Fxsave64 | Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => {
             let crosses = crate::aim::effective(case, instruction) & 0xfff > 0xe00;
             expected == Some(PF) && (crosses || got == expected) || native.fp.mxcsr & MISALIGNED != 0
+        }
+        _ if forms::is_xsave(instruction) => {
+            expected == Some(PF) && (crate::aim::effective(case, instruction) & 0xfff > 0xdc0 || got == expected)
+                || native.fp.mxcsr & MISALIGNED != 0
         }
         Mnemonic::F2xm1 | Mnemonic::Fyl2xp1 if is_outside_domain(case, mnemonic) => true,
         _ if is_denormal_load(case, instruction, native) => true,
