@@ -89,6 +89,8 @@ pub struct Outcome {
     pub fs_base: u64,
     /// GS base.
     pub gs_base: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub selectors: [u16; 6],
     /// The writable data pages.
     pub data: Box<[u8; DATA_BYTES]>,
 }
@@ -105,6 +107,7 @@ impl Outcome {
             fp: Fp::default(),
             fs_base: 0,
             gs_base: 0,
+            selectors: [0; 6],
             data: Box::new([0; DATA_BYTES]),
         }
     }

@@ -88,6 +88,11 @@ fn general(text: &mut String, native: &Outcome, guest: &Outcome, ignored: &Ignor
             line(text, name, native.gpr[index], guest.gpr[index]);
         }
     }
+    for (index, name) in ["es", "cs", "ss", "ds", "fs", "gs"].into_iter().enumerate() {
+        // The kernel's return into the signal handler clears the privilege level of null selectors.
+        let value = |selector: u16| if selector < 4 { 0 } else { u64::from(selector) };
+        line(text, name, value(native.selectors[index]), value(guest.selectors[index]));
+    }
     line(text, "fs_base", native.fs_base, guest.fs_base);
     line(text, "gs_base", native.gs_base, guest.gs_base);
 }

@@ -89,9 +89,6 @@ pub const EXCLUDED: &[(Mnemonic, &str)] = &[
     (Mnemonic::Lsl, TABLES),
     (Mnemonic::Verr, TABLES),
     (Mnemonic::Verw, TABLES),
-    (Mnemonic::Lss, TABLES),
-    (Mnemonic::Lfs, TABLES),
-    (Mnemonic::Lgs, TABLES),
     (Mnemonic::Xsaveopt, XSTATE),
     (Mnemonic::Xsaveopt64, XSTATE),
 ];
@@ -103,14 +100,10 @@ const EXCLUDED_CODES: &[(Code, &str)] = &[
     (Code::Reservednop_rm64_r64_0F0D, PREFETCH),
     (Code::Call_m1664, FAR64),
     (Code::Jmp_m1664, FAR64),
+    (Code::Lss_r64_m1664, FAR64),
+    (Code::Lfs_r64_m1664, FAR64),
+    (Code::Lgs_r64_m1664, FAR64),
     (Code::Movsxd_r16_rm16, MOVSXD),
-    (Code::Mov_Sreg_rm16, TABLES),
-    (Code::Mov_Sreg_r32m16, TABLES),
-    (Code::Mov_Sreg_r64m16, TABLES),
-    (Code::Popw_FS, TABLES),
-    (Code::Popq_FS, TABLES),
-    (Code::Popw_GS, TABLES),
-    (Code::Popq_GS, TABLES),
 ];
 
 /// Why a form of the model is not tried.

@@ -146,6 +146,7 @@ impl Guest {
         outcome.fp = Fp::from_engine(&state.fpu, &state.vector);
         outcome.fs_base = state.sys.segs[FS].base;
         outcome.gs_base = state.sys.segs[GS].base;
+        outcome.selectors = state.sys.segs.map(|segment| segment.selector);
     }
 
     /// Reads the frame that the delivery pushed: error code, RIP, CS, RFLAGS, RSP, SS.
@@ -158,7 +159,9 @@ impl Guest {
             let at = state.gpr[4].wrapping_add(8 * (index as u64 - u64::from(!with_code)));
             *word = self.core.ram().read_u64(KERNEL_PAGES + at.wrapping_sub(KERNEL));
         }
-        let [code, rip, _cs, rflags, rsp, _ss] = frame;
+        let [code, rip, cs, rflags, rsp, ss] = frame;
+        outcome.selectors[CS] = u16::try_from(cs).unwrap_or(u16::MAX);
+        outcome.selectors[SS] = u16::try_from(ss).unwrap_or(u16::MAX);
         outcome.rip = rip;
         outcome.rflags = rflags;
         outcome.gpr[4] = rsp;
@@ -213,6 +216,8 @@ impl Guest {
         self.write_words(KERNEL_PAGES, &descriptors);
         let low = u64::from(TSS_LIMIT) | (TSS & 0xff_ffff) << 16 | 0x8b << 40 | (TSS >> 24 & 0xff) << 56;
         self.write_words(KERNEL_PAGES + 8 * 8, &[low, TSS >> 32]);
+        // Where Linux tells programs the number of their CPU.
+        self.write_words(KERNEL_PAGES + 8 * 15, &[0x0040_f500_0000_0000]);
         // No I/O bitmap: its offset is beyond the limit. RSP0 lies four bytes into the TSS.
         self.write(KERNEL_PAGES + 2 * PAGE + 0x66, &(TSS_LIMIT + 1).to_le_bytes());
         self.write(KERNEL_PAGES + 2 * PAGE + 4, &(STACK + PAGE).to_le_bytes());

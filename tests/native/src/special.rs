@@ -19,6 +19,8 @@ const RBP: usize = 5;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
+/// Trap flag.
+const TF: u64 = 1 << 8;
 /// Bits of MXCSR that Intel's processors have. AMD's have bit 17 too.
 const MXCSR_VALID: u32 = 0xffff;
 
@@ -43,6 +45,11 @@ pub fn set_up(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => bit_offset(case, instruction, rng),
         Mnemonic::Div | Mnemonic::Idiv => divide(case, instruction, rng),
         Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b => exchange(case, instruction, rng),
+        Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => far_pointer(case, instruction, rng),
+        Mnemonic::Mov if instruction.op0_register().is_segment_register() => segment(case, instruction, rng),
+        Mnemonic::Pop if instruction.op0_register().is_segment_register() => {
+            case.poke(case.gpr[RSP], &data_selector(rng).to_le_bytes());
+        }
         Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => fxrstor(case, instruction, rng),
         _ if forms::is_xsave(instruction) => xsave(case, instruction, rng),
         Mnemonic::Ldmxcsr => ldmxcsr(case, instruction, rng),
@@ -122,6 +129,40 @@ fn equal_runs(case: &mut Case, rng: &mut Rng) {
                 case.poke(to.wrapping_add(signed), &bytes);
             }
         }
+    }
+}
+
+/// Selectors of the tables that Linux and the test's guest both have, some of which may not be loaded.
+fn data_selector(rng: &mut Rng) -> u16 {
+    const SELECTORS: [u16; 18] =
+        [0, 1, 2, 3, 0x2b, 0x2b, 0x2b, 0x28, 0x29, 0x33, 0x30, 0x23, 0x10, 0x18, 0x2c, 0x2f, 0x80, 0xfffb];
+    rng.pick(&SELECTORS)
+}
+
+/// A single step is not reported after a load of SS, but one instruction later.
+fn no_step_after_stack_load(case: &mut Case, instruction: &Instruction) {
+    if instruction.mnemonic() == Mnemonic::Lss || instruction.op0_register() == Register::SS {
+        case.rflags &= !TF;
+    }
+}
+
+fn segment(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+    no_step_after_stack_load(case, instruction);
+    let value = data_selector(rng).to_le_bytes();
+    match explicit(case, instruction) {
+        Some(address) => case.poke(address, &value),
+        None => {
+            let slot = instruction.op1_register().full_register().number() & 15;
+            case.gpr[slot] = case.gpr[slot] & !0xffff | u64::from(u16::from_le_bytes(value));
+        }
+    }
+}
+
+fn far_pointer(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+    no_step_after_stack_load(case, instruction);
+    if let Some(address) = explicit(case, instruction) {
+        let offset = instruction.memory_size().size() as u64 - 2;
+        case.poke(address.wrapping_add(offset), &data_selector(rng).to_le_bytes());
     }
 }
 
