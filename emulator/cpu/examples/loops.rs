@@ -1,4 +1,6 @@
 //! Speed of the engine on a few small loops, without a machine around it.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a benchmark looks at the clock")]
+
 use std::time::Instant;
 use virtft_cpu::Core;
 use virtft_cpu::bus::{Bus, BusContext, CpuSignal, Refused};

@@ -49,6 +49,9 @@ const LEAF7_EBX: u32 = bits(&[0, 1, 3, 6, 7, 8, 9, 10, 13, 18, 19, 20, 23, 29]);
 const LEAF7_ECX: u32 = bits(&[2]);
 /// FSRM, IBRS and IBPB, STIBP, IA32_ARCH_CAPABILITIES, SSBD.
 const LEAF7_EDX: u32 = bits(&[4, 26, 27, 29, 31]);
+/// BHI_CTRL: SPEC_CTRL has a bit against branch history injection. Linux clears the history by a loop at each system
+/// call without it, BHI_NO or not.
+const LEAF7_2_EDX: u32 = bits(&[4]);
 /// ARAT: the APIC timer never stops.
 const LEAF6_EAX: u32 = bits(&[2]);
 /// XSAVEOPT, XSAVEC, XGETBV with ECX 1.
@@ -113,7 +116,8 @@ pub fn cpuid(leaf: u32, subleaf: u32, caller: Caller) -> [u32; 4] {
         2 => [0x0000_ff01, 0, 0, 0],
         4 => leaf_caches(subleaf, caller),
         6 => [LEAF6_EAX, 0, 0, 0],
-        7 if subleaf == 0 => [0, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX],
+        7 if subleaf == 0 => [2, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX],
+        7 if subleaf == 2 => [0, 0, 0, LEAF7_2_EDX],
         0xb => leaf_topology(subleaf, caller),
         0xd if subleaf == 0 => [XCR0_BITS as u32, XSAVE_SIZE, XSAVE_SIZE, 0],
         0xd if subleaf == 1 => [LEAF0D_1_EAX, XSAVE_SIZE, 0, 0],

@@ -6,8 +6,8 @@
 //! page that holds decoded code or served a page walk is noted so that the engine drops what it derived from
 //! it before the next instruction.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use thiserror::Error;
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
@@ -55,9 +55,18 @@ pub enum MemoryError {
 #[derive(Debug)]
 struct Pages {
     flags: Box<[AtomicU8]>,
-    /// Pages with [`PAGE_STALE`] that the engine has not looked at, and whether there are any.
-    stale: Mutex<Vec<usize>>,
-    any_stale: AtomicBool,
+    /// Every page with [`PAGE_STALE`] lies from the first of these up to below the second; equal for none.
+    stale_from: AtomicUsize,
+    stale_to: AtomicUsize,
+}
+
+impl Pages {
+    fn note_stale(&self, page: usize) {
+        let (from, to) = (self.stale_from.load(Ordering::Relaxed), self.stale_to.load(Ordering::Relaxed));
+        let (from, to) = if from == to { (page, page + 1) } else { (from.min(page), to.max(page + 1)) };
+        self.stale_from.store(from, Ordering::Relaxed);
+        self.stale_to.store(to, Ordering::Relaxed);
+    }
 }
 
 /// Keeps the page flags of one region; `vm-memory` calls it for every device write.
@@ -89,8 +98,7 @@ impl Bitmap for PageTracker {
             let stale = if derived { PAGE_STALE } else { 0 };
             flags.store(old | PAGE_DIRTY | stale, Ordering::Relaxed);
             if derived && old & PAGE_STALE == 0 {
-                self.pages.stale.lock().unwrap_or_else(PoisonError::into_inner).push(self.first + page);
-                self.pages.any_stale.store(true, Ordering::Relaxed);
+                self.pages.note_stale(self.first + page);
             }
         }
     }
@@ -133,7 +141,7 @@ impl GuestRam {
         let high_size = size_bytes - low_size;
         let page_count = to_usize(size_bytes / PAGE_SIZE);
         let flags = (0..page_count).map(|_| AtomicU8::new(0)).collect();
-        let pages = Arc::new(Pages { flags, stale: Mutex::default(), any_stale: AtomicBool::new(false) });
+        let pages = Arc::new(Pages { flags, stale_from: AtomicUsize::new(0), stale_to: AtomicUsize::new(0) });
         let mut regions = Vec::new();
         let mut pointers = [std::ptr::null_mut(); 2];
         let layout = [(0, low_size, 0), (HIGH_RAM_START, high_size, to_usize(low_size / PAGE_SIZE))];
@@ -252,11 +260,13 @@ impl GuestRam {
     /// Pages with [`PAGE_CODE`] or [`PAGE_TABLE`] that a device wrote into since the last call.
     #[inline]
     pub(crate) fn take_stale(&self) -> Vec<usize> {
-        if !self.pages.any_stale.load(Ordering::Relaxed) {
+        let (from, to) = (self.pages.stale_from.load(Ordering::Relaxed), self.pages.stale_to.load(Ordering::Relaxed));
+        if from == to {
             return Vec::new();
         }
-        self.pages.any_stale.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *self.pages.stale.lock().unwrap_or_else(PoisonError::into_inner))
+        self.pages.stale_from.store(0, Ordering::Relaxed);
+        self.pages.stale_to.store(0, Ordering::Relaxed);
+        (from..to).filter(|&page| self.flags(page) & PAGE_STALE != 0).collect()
     }
 
     /// Reads the 8-byte little-endian word at an 8-aligned physical address; ones outside RAM.

@@ -5,7 +5,7 @@
 //!
 //! Known of passt itself: the version of March 2023 (Debian 12) stops taking acknowledgements once the guest has
 //! closed its own direction of a TCP connection, so a guest that half-closes and then receives (`nc </dev/null`)
-//! gets the first 64 KiB again and again. It does so under QEMU too; later versions do not.
+//! gets the first 64 KiB again and again. It does so under QEMU too.
 
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};

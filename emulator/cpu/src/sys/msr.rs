@@ -49,8 +49,8 @@ const MTRR_CAP_VALUE: u64 = 8 | 1 << 8 | 1 << 10;
 const FEATURE_CONTROL_LOCKED: u64 = 1;
 /// Update revision in the upper half.
 const MICROCODE_REVISION: u64 = 0x3e << 32;
-/// SPEC_CTRL: IBRS, STIBP, SSBD.
-const SPEC_CTRL_BITS: u64 = 7;
+/// SPEC_CTRL: IBRS, STIBP, SSBD, BHI_DIS_S.
+const SPEC_CTRL_BITS: u64 = 7 | 1 << 10;
 /// PRED_CMD: IBPB.
 const PRED_CMD_BITS: u64 = 1;
 /// MISC_ENABLE bits that can be written: fast strings, thermal monitor, SpeedStep, CPUID limit, XD disable are taken

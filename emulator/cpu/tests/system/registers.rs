@@ -43,7 +43,7 @@ fn registers_that_keep_what_is_written() {
     }
     keeps(0xc000_0084, 0x4_7700);
     keeps(0x174, 0x10);
-    keeps(0x48, 1);
+    keeps(0x48, 0x401);
     keeps(0x277, 0x0407_0506_0001_0506);
     keeps(0x2ff, 0xc06);
     keeps(0x200, 0xc000_0000);
