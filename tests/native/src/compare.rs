@@ -16,7 +16,9 @@ pub const GPR_NAMES: [&str; 16] =
 
 /// RFLAGS that are compared: the arithmetic ones, TF, DF, NT, AC, ID.
 const COMPARED_FLAGS: u64 = 0x8d5 | 1 << 8 | 1 << 10 | 1 << 14 | 1 << 18 | 1 << 21;
-/// Vectors of a page fault.
+/// Where the addresses of programs end on Linux: a page below the canonical half.
+const TASK_SIZE: u64 = 0x7fff_ffff_f000;
+/// Vector of a page fault.
 const PF: u8 = 14;
 
 /// Differences, one a line; empty when there are none. The host's value comes first.
@@ -66,8 +68,8 @@ fn same_event(native: Event, guest: Event) -> bool {
     else {
         return native == guest;
     };
-    // Linux says "present" of every address in its half.
-    let hidden = u64::from(a == PF && address_a >> 63 != 0);
+    // Linux says "present" of every address that no program can have.
+    let hidden = u64::from(a == PF && address_a >= TASK_SIZE);
     a == b && code_a | hidden == code_b | hidden && address_a == address_b
 }
 

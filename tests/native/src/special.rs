@@ -139,15 +139,11 @@ fn data_selector(rng: &mut Rng) -> u16 {
     rng.pick(&SELECTORS)
 }
 
-/// A single step is not reported after a load of SS, but one instruction later.
-fn no_step_after_stack_load(case: &mut Case, instruction: &Instruction) {
-    if instruction.mnemonic() == Mnemonic::Lss || instruction.op0_register() == Register::SS {
+fn segment(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+    if instruction.op0_register() == Register::SS {
+        // A single step is reported one instruction later.
         case.rflags &= !TF;
     }
-}
-
-fn segment(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
-    no_step_after_stack_load(case, instruction);
     let value = data_selector(rng).to_le_bytes();
     match explicit(case, instruction) {
         Some(address) => case.poke(address, &value),
@@ -159,7 +155,6 @@ fn segment(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
 }
 
 fn far_pointer(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
-    no_step_after_stack_load(case, instruction);
     if let Some(address) = explicit(case, instruction) {
         let offset = instruction.memory_size().size() as u64 - 2;
         case.poke(address.wrapping_add(offset), &data_selector(rng).to_le_bytes());

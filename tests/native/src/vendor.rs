@@ -46,6 +46,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ("ENTER that faults", "whether what it pushed before is in memory, and which fault comes first"),
     ("INT1", "RIP: some hypervisors push that of the instruction itself"),
     ("opcodes that do not exist at the end of a page", "#UD or a fault in the fetch of what would follow"),
+    ("LOCK where it is not allowed", "whether #UD comes before a fault of the operand"),
     ("opcodes that do not exist after many prefixes", "#UD, or #GP for the length that they would have"),
     ("FCMOVcc, FCOMI, FCOMIP, FUCOMI, FUCOMIP", "C1 where no stack fault says what it is"),
     ("FSCALE with an unmasked exception", "C1 and inexact"),
@@ -71,6 +72,8 @@ const TOP: u16 = 7 << 11;
 const TRANSCENDENTAL_UNITS: u64 = 1;
 /// A bit of MXCSR that only AMD's processors have.
 const MISALIGNED: u32 = 1 << 17;
+/// The prefix.
+const LOCK: u8 = 0xf0;
 /// From so many prefixes on an opcode and its operands may be more than 15 bytes.
 pub const MANY_PREFIXES: usize = 4;
 const AC: u8 = 17;
@@ -209,7 +212,8 @@ pub fn differ_freely(case: &Case, instruction: &Instruction, native: &Outcome, g
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => both,
         Mnemonic::INVALID => {
             let at_end = case.rip + case.bytes.len() as u64 > CODE + CODE_SIZE;
-            both && (at_end || forms::prefixes(&case.bytes) >= MANY_PREFIXES)
+            let (prefixes, _) = case.bytes.split_at(forms::prefixes(&case.bytes));
+            both && (at_end || prefixes.len() >= MANY_PREFIXES || prefixes.contains(&LOCK))
         }
         Mnemonic::Fstpnce => true,
         Mnemonic::Ldmxcsr => native.fp.mxcsr & MISALIGNED != 0,
