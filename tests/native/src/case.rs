@@ -65,11 +65,8 @@ pub enum Event {
     },
     /// It did not end in the time it had.
     Hang,
-    /// The engine could not deliver an exception, the one named.
-    TripleFault {
-        /// Its vector.
-        vector: u8,
-    },
+    /// The engine could not deliver an exception.
+    TripleFault,
 }
 
 /// State after a case.

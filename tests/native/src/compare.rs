@@ -58,9 +58,6 @@ fn ignored(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Out
 }
 
 fn same_event(native: Event, guest: Event) -> bool {
-    if let (Event::Exception { vector: a, .. }, Event::TripleFault { vector: b }) = (native, guest) {
-        return a == b;
-    }
     let (
         Event::Exception { vector: a, code: code_a, address: address_a },
         Event::Exception { vector: b, code: code_b, address: address_b },

@@ -98,16 +98,13 @@ impl Guest {
         if case.count > 1 {
             return self.run_sequence(case, outcome);
         }
-        let delivered = self.core.statistics().delivered.clone();
         let last = self.core.count() + MOST_STEPS;
         while self.core.count() < last {
             let exit = self.core.run(self.core.count() + 1);
             let state = self.core.cpu(0);
             self.read_state(&state, outcome);
             if let RunExit::TripleFault { .. } = exit {
-                let now = &self.core.statistics().delivered;
-                let vector = now.iter().find(|(vector, count)| delivered.get(vector) != Some(count));
-                outcome.event = Event::TripleFault { vector: vector.map_or(u8::MAX, |(&vector, _)| vector) };
+                outcome.event = Event::TripleFault;
                 return;
             }
             if state.sys.cpl == 0 {
@@ -131,7 +128,7 @@ impl Guest {
         let state = self.core.cpu(0);
         self.read_state(&state, outcome);
         if let RunExit::TripleFault { .. } = exit {
-            outcome.event = Event::TripleFault { vector: u8::MAX };
+            outcome.event = Event::TripleFault;
         } else if state.sys.cpl == 0 {
             self.read_exception(&state, outcome);
         } else {

@@ -189,7 +189,7 @@ fn x87(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome
 #[must_use]
 pub fn differ_freely(case: &Case, instruction: &Instruction, native: &Outcome, guest: &Outcome) -> bool {
     let exception = |event| match event {
-        Event::Exception { vector, .. } | Event::TripleFault { vector } => Some(vector),
+        Event::Exception { vector, .. } => Some(vector),
         _ => None,
     };
     let (expected, got) = (exception(native.event), exception(guest.event));
