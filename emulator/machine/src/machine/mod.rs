@@ -81,6 +81,8 @@ pub struct Machine {
     /// The machine is off, with this status.
     off: Option<u8>,
     memory_digest: MemoryDigest,
+    /// What snapshots of this machine carry; made once, because it needs digests of kernel and initrd.
+    identity: MachineIdentity,
 }
 
 impl Machine {
@@ -94,8 +96,9 @@ impl Machine {
         let table_config = TableConfig { vcpus: low8(config.vcpus as u64), pci_window_64: pci_window_64(&ram) };
         let platform = config.platform(ram.clone())?;
         let memory_digest = MemoryDigest::new(ram.page_count());
+        let identity = MachineIdentity::of(&config);
         let core = Core::new(ram, config.vcpus, Box::new(platform));
-        let mut machine = Self { core, config, tables: acpi::build(&table_config), off: None, memory_digest };
+        let mut machine = Self { core, config, tables: acpi::build(&table_config), off: None, memory_digest, identity };
         machine.boot()?;
         Ok(machine)
     }

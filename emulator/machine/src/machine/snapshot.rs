@@ -11,7 +11,7 @@ use virtft_cpu::CoreState;
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{MACHINE_TYPE, Machine};
+use super::{MACHINE_TYPE, Machine, MachineConfig};
 use crate::bits::to_usize;
 use crate::platform::{PlatformState, part_versions};
 use crate::snapshot::{RestoreError, Snapshot};
@@ -109,6 +109,18 @@ impl MachineSnapshot {
 }
 
 impl MachineIdentity {
+    /// The identity of a machine with this configuration.
+    pub(super) fn of(config: &MachineConfig) -> Self {
+        let initrd = config.boot.initrd.as_deref().unwrap_or_default();
+        Self {
+            machine_type: MACHINE_TYPE.into(),
+            parts: part_versions(),
+            memory_bytes: config.memory_bytes,
+            vcpus: crate::bits::low8(config.vcpus as u64),
+            boot: [xxh3_128(&config.boot.kernel), xxh3_128(initrd), xxh3_128(config.boot.command_line.as_bytes())],
+        }
+    }
+
     /// Says what differs from the identity of this machine.
     fn check(&self, here: &Self) -> Result<(), SnapshotError> {
         let differs = |what, found: String, expected: String| {
@@ -131,23 +143,15 @@ impl MachineIdentity {
 impl Machine {
     /// What a snapshot of this machine needs.
     #[must_use]
-    pub fn identity(&self) -> MachineIdentity {
-        let boot = &self.config.boot;
-        let initrd = boot.initrd.as_deref().unwrap_or_default();
-        MachineIdentity {
-            machine_type: MACHINE_TYPE.into(),
-            parts: part_versions(),
-            memory_bytes: self.config.memory_bytes,
-            vcpus: crate::bits::low8(self.config.vcpus as u64),
-            boot: [xxh3_128(&boot.kernel), xxh3_128(initrd), xxh3_128(boot.command_line.as_bytes())],
-        }
+    pub fn identity(&self) -> &MachineIdentity {
+        &self.identity
     }
 
     /// CPU and device state at the present position.
     #[must_use]
     pub fn save(&self) -> MachineSnapshot {
         MachineSnapshot {
-            identity: self.identity(),
+            identity: self.identity.clone(),
             core: self.core.save(),
             platform: self.platform().save(),
             off: self.off,
@@ -163,7 +167,7 @@ impl Machine {
     /// Never: a platform accepts its own state back.
     pub fn restore(&mut self, snapshot: MachineSnapshot) -> Result<(), SnapshotError> {
         let MachineSnapshot { identity, core, platform, off } = snapshot;
-        identity.check(&self.identity())?;
+        identity.check(&self.identity)?;
         let old = self.platform().save();
         self.platform_mut().restore(platform)?;
         if let Err(reason) = self.core.restore(&core) {
