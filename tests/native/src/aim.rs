@@ -4,13 +4,21 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::case::Case;
 use crate::encode;
+use crate::forms;
 use crate::layout::{CODE, CODE_SIZE, CONSTANT, DATA, DATA_SIZE, PAGE, WINDOW_SIZE, harmless};
 use crate::rng::Rng;
+
+/// Size of an XSAVE area that has x87 and SSE state.
+const XSAVE_BYTES: u64 = 576;
 
 /// An address for `size` bytes: in the data pages, aligned or not, across a border, read-only, not mapped.
 pub fn target(rng: &mut Rng, size: u64, aligned: bool) -> u64 {
     let align = if size.is_power_of_two() { size.min(64) } else { 8 };
-    let align = if size == 512 { 16 } else { align };
+    let align = match size {
+        512 => 16,
+        XSAVE_BYTES => 64,
+        _ => align,
+    };
     match rng.below(100) {
         0..=66 => (DATA + rng.below(DATA_SIZE - size)) & !(align - 1),
         67..=80 if aligned && rng.chance(60) => (DATA + rng.below(DATA_SIZE - size)) & !(align - 1),
@@ -33,7 +41,10 @@ pub fn memory(case: &mut Case, instruction: &mut Instruction, rng: &mut Rng) -> 
     if !has_operand {
         return None;
     }
-    let size = instruction.memory_size().size().clamp(1, 512) as u64;
+    let size = match instruction.memory_size().size() {
+        _ if forms::is_xsave(instruction) => XSAVE_BYTES,
+        size => size.clamp(1, 512) as u64,
+    };
     let wanted = target(rng, size, size >= 16);
     let segment = segment_base(case, instruction.memory_segment());
     let (base, index) = (instruction.memory_base(), instruction.memory_index());

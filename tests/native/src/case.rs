@@ -65,11 +65,8 @@ pub enum Event {
     },
     /// It did not end in the time it had.
     Hang,
-    /// The engine could not deliver an exception, the one named.
-    TripleFault {
-        /// Its vector.
-        vector: u8,
-    },
+    /// The engine could not deliver an exception.
+    TripleFault,
 }
 
 /// State after a case.
@@ -89,6 +86,8 @@ pub struct Outcome {
     pub fs_base: u64,
     /// GS base.
     pub gs_base: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub selectors: [u16; 6],
     /// The writable data pages.
     pub data: Box<[u8; DATA_BYTES]>,
 }
@@ -105,6 +104,7 @@ impl Outcome {
             fp: Fp::default(),
             fs_base: 0,
             gs_base: 0,
+            selectors: [0; 6],
             data: Box::new([0; DATA_BYTES]),
         }
     }

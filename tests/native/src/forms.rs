@@ -60,7 +60,7 @@ const VALUE: &str = "its result is a property of the model or of time";
 const KERNEL: &str = "enters the host's kernel";
 const EMULATED: &str = "the host's kernel emulates it under UMIP";
 const TABLES: &str = "depends on the host kernel's descriptor tables; directed tests cover it";
-const XSTATE: &str = "its layout depends on the host's XCR0; directed tests cover it";
+const XSTATE: &str = "what it leaves out depends on what the host's kernel did before; directed tests cover it";
 const PREFETCH: &str = "0F 0D with a register operand: a no-operation on Intel's processors, #UD on AMD's";
 const FAR64: &str = "AMD's processors do not have far pointers with 64-bit offsets";
 const MOVSXD: &str = "MOVSXD with 16-bit operands reads 2 bytes on Intel's processors and 4 on AMD's";
@@ -89,17 +89,8 @@ pub const EXCLUDED: &[(Mnemonic, &str)] = &[
     (Mnemonic::Lsl, TABLES),
     (Mnemonic::Verr, TABLES),
     (Mnemonic::Verw, TABLES),
-    (Mnemonic::Lss, TABLES),
-    (Mnemonic::Lfs, TABLES),
-    (Mnemonic::Lgs, TABLES),
-    (Mnemonic::Xsave, XSTATE),
-    (Mnemonic::Xsave64, XSTATE),
-    (Mnemonic::Xsavec, XSTATE),
-    (Mnemonic::Xsavec64, XSTATE),
     (Mnemonic::Xsaveopt, XSTATE),
     (Mnemonic::Xsaveopt64, XSTATE),
-    (Mnemonic::Xrstor, XSTATE),
-    (Mnemonic::Xrstor64, XSTATE),
 ];
 
 /// Forms with one encoding each that are not tried, and why.
@@ -109,14 +100,10 @@ const EXCLUDED_CODES: &[(Code, &str)] = &[
     (Code::Reservednop_rm64_r64_0F0D, PREFETCH),
     (Code::Call_m1664, FAR64),
     (Code::Jmp_m1664, FAR64),
+    (Code::Lss_r64_m1664, FAR64),
+    (Code::Lfs_r64_m1664, FAR64),
+    (Code::Lgs_r64_m1664, FAR64),
     (Code::Movsxd_r16_rm16, MOVSXD),
-    (Code::Mov_Sreg_rm16, TABLES),
-    (Code::Mov_Sreg_r32m16, TABLES),
-    (Code::Mov_Sreg_r64m16, TABLES),
-    (Code::Popw_FS, TABLES),
-    (Code::Popq_FS, TABLES),
-    (Code::Popw_GS, TABLES),
-    (Code::Popq_GS, TABLES),
 ];
 
 /// Why a form of the model is not tried.
@@ -139,6 +126,13 @@ pub fn in_model(code: Code) -> bool {
         && info.intel_decoder64()
         && supported
         && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
+}
+
+/// True for XSAVE, XSAVEC and XRSTOR, whose operand is a whole area.
+#[must_use]
+pub fn is_xsave(instruction: &Instruction) -> bool {
+    use Mnemonic::{Xrstor, Xrstor64, Xsave, Xsave64, Xsavec, Xsavec64};
+    matches!(instruction.mnemonic(), Xsave | Xsave64 | Xsavec | Xsavec64 | Xrstor | Xrstor64)
 }
 
 /// One instruction form.
@@ -168,6 +162,8 @@ fn host_has(code: Code) -> bool {
         CpuidFeature::LZCNT => std::is_x86_feature_detected!("lzcnt"),
         CpuidFeature::MOVBE => std::is_x86_feature_detected!("movbe"),
         CpuidFeature::PCLMULQDQ => std::is_x86_feature_detected!("pclmulqdq"),
+        CpuidFeature::XSAVE => std::is_x86_feature_detected!("xsave"),
+        CpuidFeature::XSAVEC => std::is_x86_feature_detected!("xsavec"),
         CpuidFeature::SHA => std::is_x86_feature_detected!("sha"),
         _ => true,
     })

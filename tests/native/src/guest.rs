@@ -98,16 +98,13 @@ impl Guest {
         if case.count > 1 {
             return self.run_sequence(case, outcome);
         }
-        let delivered = self.core.statistics().delivered.clone();
         let last = self.core.count() + MOST_STEPS;
         while self.core.count() < last {
             let exit = self.core.run(self.core.count() + 1);
             let state = self.core.cpu(0);
             self.read_state(&state, outcome);
             if let RunExit::TripleFault { .. } = exit {
-                let now = &self.core.statistics().delivered;
-                let vector = now.iter().find(|(vector, count)| delivered.get(vector) != Some(count));
-                outcome.event = Event::TripleFault { vector: vector.map_or(u8::MAX, |(&vector, _)| vector) };
+                outcome.event = Event::TripleFault;
                 return;
             }
             if state.sys.cpl == 0 {
@@ -131,7 +128,7 @@ impl Guest {
         let state = self.core.cpu(0);
         self.read_state(&state, outcome);
         if let RunExit::TripleFault { .. } = exit {
-            outcome.event = Event::TripleFault { vector: u8::MAX };
+            outcome.event = Event::TripleFault;
         } else if state.sys.cpl == 0 {
             self.read_exception(&state, outcome);
         } else {
@@ -146,6 +143,7 @@ impl Guest {
         outcome.fp = Fp::from_engine(&state.fpu, &state.vector);
         outcome.fs_base = state.sys.segs[FS].base;
         outcome.gs_base = state.sys.segs[GS].base;
+        outcome.selectors = state.sys.segs.map(|segment| segment.selector);
     }
 
     /// Reads the frame that the delivery pushed: error code, RIP, CS, RFLAGS, RSP, SS.
@@ -158,7 +156,9 @@ impl Guest {
             let at = state.gpr[4].wrapping_add(8 * (index as u64 - u64::from(!with_code)));
             *word = self.core.ram().read_u64(KERNEL_PAGES + at.wrapping_sub(KERNEL));
         }
-        let [code, rip, _cs, rflags, rsp, _ss] = frame;
+        let [code, rip, cs, rflags, rsp, ss] = frame;
+        outcome.selectors[CS] = u16::try_from(cs).unwrap_or(u16::MAX);
+        outcome.selectors[SS] = u16::try_from(ss).unwrap_or(u16::MAX);
         outcome.rip = rip;
         outcome.rflags = rflags;
         outcome.gpr[4] = rsp;
@@ -213,6 +213,8 @@ impl Guest {
         self.write_words(KERNEL_PAGES, &descriptors);
         let low = u64::from(TSS_LIMIT) | (TSS & 0xff_ffff) << 16 | 0x8b << 40 | (TSS >> 24 & 0xff) << 56;
         self.write_words(KERNEL_PAGES + 8 * 8, &[low, TSS >> 32]);
+        // Where Linux tells programs the number of their CPU.
+        self.write_words(KERNEL_PAGES + 8 * 15, &[0x0040_f500_0000_0000]);
         // No I/O bitmap: its offset is beyond the limit. RSP0 lies four bytes into the TSS.
         self.write(KERNEL_PAGES + 2 * PAGE + 0x66, &(TSS_LIMIT + 1).to_le_bytes());
         self.write(KERNEL_PAGES + 2 * PAGE + 4, &(STACK + PAGE).to_le_bytes());

@@ -103,9 +103,8 @@ impl Pair {
             let event = self.interpreted.event;
             let overlong = matches!(event, Event::Exception { vector: GP, .. })
                 && forms::prefixes(&generated.case.bytes) >= vendor::MANY_PREFIXES;
-            let refused =
-                overlong || matches!(event, Event::Exception { vector: UD, .. } | Event::TripleFault { vector: UD });
-            let elsewhere = matches!(event, Event::Exception { vector: PF, .. } | Event::TripleFault { vector: PF });
+            let refused = overlong || matches!(event, Event::Exception { vector: UD, .. });
+            let elsewhere = matches!(event, Event::Exception { vector: PF, .. });
             self.native.event = event;
             return if refused || elsewhere {
                 String::new()

@@ -5,6 +5,7 @@ use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, OpKind, R
 use crate::aim;
 use crate::case::Case;
 use crate::encode;
+use crate::forms;
 use crate::layout::harmless;
 
 /// Farthest that a repeated instruction, a bit offset or nested frames go from the address of an operand.
@@ -17,6 +18,10 @@ pub fn is_harmless(case: &Case, instruction: &Instruction) -> bool {
         return true;
     }
     if instruction.code() == Code::Int_imm8 && instruction.immediate8() == 0x80 {
+        return false;
+    }
+    if forms::is_xsave(instruction) && (case.gpr[0] | case.gpr[2]) & 0xffff_fffc != 0 {
+        // State that the host has and the model does not.
         return false;
     }
     memory_is_harmless(case, instruction) && flow_is_harmless(case, instruction)

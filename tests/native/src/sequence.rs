@@ -125,7 +125,7 @@ fn is_plain(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     let special = matches!(
         instruction.mnemonic(),
-        M::Bsf | M::Bsr | M::Shld | M::Shrd | M::Cmpxchg | M::Enter | M::Xlatb | M::Maskmovq | M::Maskmovdqu
+        M::Lss | M::Lfs | M::Lgs | M::Bsf | M::Bsr | M::Shld | M::Shrd | M::Cmpxchg | M::Enter | M::Xlatb | M::Maskmovq | M::Maskmovdqu
             | M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Cvtpi2ps | M::Cvtps2pi | M::Cvttps2pi | M::Cvtpd2pi
             | M::Cvttpd2pi | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 | M::Ldmxcsr | M::Wrfsbase | M::Wrgsbase
             | M::Ud0 | M::Ud1 | M::Popf | M::Popfq | M::Pushf | M::Pushfq
@@ -135,12 +135,15 @@ fn is_plain(instruction: &Instruction) -> bool {
     let bit_offset = matches!(instruction.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
         && instruction.op0_kind() == OpKind::Memory
         && instruction.op1_kind() == OpKind::Register;
+    let loads_segment = instruction.op0_kind() == OpKind::Register && instruction.op0_register().is_segment_register();
     instruction.flow_control() == FlowControl::Next
         && !encode::is_invalid(instruction)
         && !instruction.is_string_instruction()
         && !instruction.is_privileged()
         && !vendor::is_x87(instruction)
         && !vendor::is_sha(instruction)
+        && !forms::is_xsave(instruction)
         && !special
+        && !loads_segment
         && !bit_offset
 }

@@ -4,6 +4,7 @@ use iced_x86::{Code, FlowControl, Instruction, MemorySize, Mnemonic, OpKind, Reg
 
 use crate::aim;
 use crate::case::Case;
+use crate::forms;
 use crate::fp::{Fp, halves};
 use crate::layout::{DATA, DATA_SIZE, selector};
 use crate::rng::Rng;
@@ -18,6 +19,8 @@ const RBP: usize = 5;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
+/// Trap flag.
+const TF: u64 = 1 << 8;
 /// Bits of MXCSR that Intel's processors have. AMD's have bit 17 too.
 const MXCSR_VALID: u32 = 0xffff;
 
@@ -42,7 +45,13 @@ pub fn set_up(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => bit_offset(case, instruction, rng),
         Mnemonic::Div | Mnemonic::Idiv => divide(case, instruction, rng),
         Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b => exchange(case, instruction, rng),
+        Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => far_pointer(case, instruction, rng),
+        Mnemonic::Mov if instruction.op0_register().is_segment_register() => segment(case, instruction, rng),
+        Mnemonic::Pop if instruction.op0_register().is_segment_register() => {
+            case.poke(case.gpr[RSP], &data_selector(rng).to_le_bytes());
+        }
         Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => fxrstor(case, instruction, rng),
+        _ if forms::is_xsave(instruction) => xsave(case, instruction, rng),
         Mnemonic::Ldmxcsr => ldmxcsr(case, instruction, rng),
         Mnemonic::Fldenv | Mnemonic::Frstor => environment(case, instruction, rng),
         Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => {
@@ -123,6 +132,35 @@ fn equal_runs(case: &mut Case, rng: &mut Rng) {
     }
 }
 
+/// Selectors of the tables that Linux and the test's guest both have, some of which may not be loaded.
+fn data_selector(rng: &mut Rng) -> u16 {
+    const SELECTORS: [u16; 18] =
+        [0, 1, 2, 3, 0x2b, 0x2b, 0x2b, 0x28, 0x29, 0x33, 0x30, 0x23, 0x10, 0x18, 0x2c, 0x2f, 0x80, 0xfffb];
+    rng.pick(&SELECTORS)
+}
+
+fn segment(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+    if instruction.op0_register() == Register::SS {
+        // A single step is reported one instruction later.
+        case.rflags &= !TF;
+    }
+    let value = data_selector(rng).to_le_bytes();
+    match explicit(case, instruction) {
+        Some(address) => case.poke(address, &value),
+        None => {
+            let slot = instruction.op1_register().full_register().number() & 15;
+            case.gpr[slot] = case.gpr[slot] & !0xffff | u64::from(u16::from_le_bytes(value));
+        }
+    }
+}
+
+fn far_pointer(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+    if let Some(address) = explicit(case, instruction) {
+        let offset = instruction.memory_size().size() as u64 - 2;
+        case.poke(address.wrapping_add(offset), &data_selector(rng).to_le_bytes());
+    }
+}
+
 /// Keeps the bit that a register names near the operand.
 fn bit_offset(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
     if instruction.op0_kind() == OpKind::Memory && instruction.op1_kind() == OpKind::Register {
@@ -180,6 +218,32 @@ fn exchange(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
         }
         _ => case.gpr[RAX] = low,
     }
+}
+
+/// Asks for x87 and SSE state, or one of them, and writes an area for XRSTOR to load.
+fn xsave(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+    const COMPACTED: u64 = 1 << 63;
+    let in_address = |register| [instruction.memory_base(), instruction.memory_index()].contains(&register);
+    if [Register::RAX, Register::EAX, Register::RDX, Register::EDX].into_iter().any(in_address) {
+        return;
+    }
+    case.gpr[RAX] = rng.next() << 32 | if rng.chance(60) { 3 } else { rng.below(4) };
+    case.gpr[RDX] = rng.next() << 32;
+    let Some(address) = explicit(case, instruction) else { return };
+    fxrstor(case, instruction, rng);
+    let present = rng.below(4) | if rng.chance(5) { 1 << 25 } else { 0 };
+    let compaction = match rng.below(10) {
+        0..=6 => 0,
+        7 | 8 => COMPACTED | 3,
+        _ => COMPACTED | rng.below(4),
+    };
+    let mut header = [0; 64];
+    header[..8].copy_from_slice(&present.to_le_bytes());
+    header[8..16].copy_from_slice(&compaction.to_le_bytes());
+    if rng.chance(5) {
+        header[16 + rng.index(48)] = rng.byte();
+    }
+    case.poke(address.wrapping_add(512), &header);
 }
 
 fn fxrstor(case: &mut Case, instruction: &Instruction, rng: &mut Rng) {

@@ -29,11 +29,11 @@ pub struct Ignored {
     pub gpr: u16,
     /// Bits of the x87 status word.
     pub status: u16,
-    /// x87 registers, by physical number.
-    pub x87: u8,
+    /// How many units in the last place x87 registers may differ by.
+    pub x87_units: u64,
     /// x87 tags.
     pub tags: bool,
-    /// XMM registers, by number.
+    /// XMM registers, by number, in which single-precision numbers need only be near each other.
     pub xmm: u16,
     /// Memory: address and bytes.
     pub memory: Vec<(u64, usize)>,

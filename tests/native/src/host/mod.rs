@@ -121,6 +121,9 @@ fn read_frame(case: &Case, frame: &Context, outcome: &mut Outcome) {
         *value = frame.gpr[slot];
     }
     outcome.rip = frame.rip;
+    let loaded = signal::SELECTORS.load(Ordering::Relaxed).to_le_bytes();
+    let loaded = |index: usize| u16::from_le_bytes([loaded[2 * index], loaded[2 * index + 1]]);
+    outcome.selectors = [loaded(0), frame.cs, frame.ss, loaded(1), loaded(2), loaded(3)];
     outcome.rflags = frame.rflags;
     // SAFETY: the kernel stored an XSAVE image there, which begins with the 512 bytes of FXSAVE.
     let image = unsafe { &*frame.fp };

@@ -56,6 +56,8 @@ static HOST_GS: AtomicU64 = AtomicU64::new(0);
 pub static CASE_FS: AtomicU64 = AtomicU64::new(0);
 /// GS base of the case: before and after it.
 pub static CASE_GS: AtomicU64 = AtomicU64::new(0);
+/// ES, DS, FS and GS after the case, from the lowest bits up. Before it all are null, as Linux starts programs.
+pub static SELECTORS: AtomicU64 = AtomicU64::new(0);
 /// The signal that ended the case.
 pub static SIGNAL: AtomicU64 = AtomicU64::new(0);
 /// The frame of that signal, on the signal stack until the next one.
@@ -100,6 +102,15 @@ unsafe extern "C" fn leave(signal: i32, info: *mut libc::siginfo_t, context: *mu
         "mov [rip + {case_fs}], rax",
         "rdgsbase rax",
         "mov [rip + {case_gs}], rax",
+        "mov word ptr [rip + {selectors}], es",
+        "mov word ptr [rip + {selectors} + 2], ds",
+        "mov word ptr [rip + {selectors} + 4], fs",
+        "mov word ptr [rip + {selectors} + 6], gs",
+        "xor eax, eax",
+        "mov es, eax",
+        "mov ds, eax",
+        "mov fs, eax",
+        "mov gs, eax",
         "mov rax, [rip + {host_fs}]",
         "wrfsbase rax",
         "mov rax, [rip + {host_gs}]",
@@ -112,7 +123,7 @@ unsafe extern "C" fn leave(signal: i32, info: *mut libc::siginfo_t, context: *mu
         "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
         "ret",
         host_fs = sym HOST_FS, host_gs = sym HOST_GS, host_rsp = sym HOST_RSP,
-        case_fs = sym CASE_FS, case_gs = sym CASE_GS, signal = sym SIGNAL, frame = sym FRAME,
+        case_fs = sym CASE_FS, case_gs = sym CASE_GS, signal = sym SIGNAL, frame = sym FRAME, selectors = sym SELECTORS,
         own = sym own_fault,
     )
 }
