@@ -85,7 +85,7 @@ class Console:
 
     def prepare_shell(self):
         """Makes a shell quiet: no echo, no prompt, no colour."""
-        self.send("stty -echo cols 1000; PS1=; PS2=; export TERM=dumb PAGER=cat; bind 'set enable-bracketed-paste off' 2>/dev/null\n")
+        self.send("stty -echo cols 1000; dmesg -n 1; PS1=; PS2=; export TERM=dumb PAGER=cat; bind 'set enable-bracketed-paste off' 2>/dev/null\n")
         self.run("true", 30)
 
     def run(self, command, timeout):
