@@ -14,6 +14,8 @@ use crate::queue::InputQueue;
 
 /// The guest is interrupted about this often to look for inputs and at the clock.
 const SLICE_NS: u64 = 1_000_000;
+/// Bytes of received frames that are delivered at one position; one more frame may exceed it.
+const FRAME_BYTES_PER_SLICE: usize = 48 << 10;
 const MIN_SLICE: u64 = 5_000;
 const MAX_SLICE: u64 = 2_000_000;
 /// First guess of the guest's speed.
@@ -105,8 +107,16 @@ impl<'a> RealDriver<'a> {
         InstructionCount(self.milestones.next_after(count).map_or(end, |next| next.min(end)))
     }
 
+    /// Delivers what waits. Frames come in portions, or a burst would find the guest's receive ring full and be dropped;
+    /// the rest stays in the queue, which makes the backend wait.
     fn deliver_inputs(&mut self) {
-        while let Some(input) = self.queue.pop() {
+        let mut frame_bytes = 0;
+        while frame_bytes < FRAME_BYTES_PER_SLICE
+            && let Some(input) = self.queue.pop()
+        {
+            if let Input::NetReceive { packet, .. } = &input {
+                frame_bytes += packet.len();
+            }
             if matches!(input, Input::BlockCompletion { .. }) {
                 self.in_flight = self.in_flight.saturating_sub(1);
             }
