@@ -9,6 +9,9 @@
 use crate::core::Core;
 use crate::mmu::{CodeMode, cr4};
 
+/// Name and version of the CPU model: everything that `docs/cpu-model.md` specifies. A change that a guest could notice
+/// makes another version.
+pub const CPU_MODEL: &str = "virtft-v2.1";
 /// CPUID leaf 1 EAX: family 6, model 5Fh, stepping 1.
 pub const SIGNATURE: u32 = 0x0005_06f1;
 /// Frequency of the time-stamp counter.

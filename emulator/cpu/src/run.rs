@@ -1,7 +1,7 @@
 //! The rotation of vCPUs and the loop over blocks.
 //!
-//! A step is an instruction retired, one iteration of a repeated string instruction, or the delivery of an exception
-//! or interrupt. [`Core::run`] stops exactly at the count it is given. How a run is cut into calls never shows: all
+//! A step is an instruction retired, one iteration of a repeated string instruction, the delivery of an exception
+//! or interrupt, or the taking of an INIT, SIPI or NMI signal. [`Core::run`] stops exactly at the count it is given. How a run is cut into calls never shows: all
 //! that decides what happens next (position, rest of the slice, interrupt shadow) is state.
 //!
 //! Interrupts, timers and signals are looked at between instructions whenever they may have changed: at the start of a
@@ -45,7 +45,9 @@ impl Core {
             }
             let Some(next) = self.next_runnable() else { return RunExit::Idle };
             self.switch_if_due(next);
-            self.take_signals();
+            if self.take_signal() {
+                continue;
+            }
             if self.sys.activity == Activity::Shutdown {
                 return RunExit::TripleFault { cpu: self.current };
             }
@@ -92,16 +94,21 @@ impl Core {
         }
     }
 
-    /// INIT, SIPI and NMI for the current vCPU, in order.
-    fn take_signals(&mut self) {
-        while self.bus.signal(self.current) {
-            let Some(signal) = self.bus.take_signal(self.current) else { return };
-            match signal {
-                CpuSignal::Nmi => self.sys.nmi_pending = true,
-                CpuSignal::Init => self.init(),
-                CpuSignal::Startup(page) => self.startup(page),
-            }
+    /// The next INIT, SIPI or NMI for the current vCPU. Taking it is a step, for whatever changes a vCPU makes the count
+    /// grow: at one count there is one state. True when there was one.
+    fn take_signal(&mut self) -> bool {
+        if !self.bus.signal(self.current) {
+            return false;
         }
+        let Some(signal) = self.bus.take_signal(self.current) else { return false };
+        match signal {
+            CpuSignal::Nmi => self.sys.nmi_pending = true,
+            CpuSignal::Init => self.init(),
+            CpuSignal::Startup(page) => self.startup(page),
+        }
+        self.count += 1;
+        self.slice_left = self.slice_left.saturating_sub(1);
+        true
     }
 
     /// INIT keeps caches, x87, SSE and most MSRs (Intel SDM volume 3, table 10-1).

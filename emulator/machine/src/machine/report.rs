@@ -7,6 +7,7 @@ use virtft_cpu::Core;
 use virtft_cpu::memory::GuestRam;
 use virtft_cpu::state::{CS, CpuState, SEG_DB, SEG_L, SS};
 
+use super::Machine;
 use crate::bits::{low8, to_usize};
 
 /// Bytes decoded from one address on: the longest that the instructions shown can be.
@@ -58,8 +59,38 @@ impl TripleFaultReport {
 
 impl Display for TripleFaultReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { cpu, count, state, history, code, stack } = self;
+        let Self { cpu, count, .. } = self;
         writeln!(f, "triple fault on vCPU {cpu} after {count} steps")?;
+        self.write_state(f)
+    }
+}
+
+impl Machine {
+    /// Registers, stack and instructions of every vCPU, as text for people.
+    #[must_use]
+    pub fn processor_report(&self) -> String {
+        let mut text = String::new();
+        for cpu in 0..self.core.vcpus() {
+            let separator = if cpu == 0 { "" } else { "\n" };
+            text += &format!("{separator}vCPU {cpu} after {} steps\n", self.core.count());
+            text += &StateText(&TripleFaultReport::new(&self.core, cpu)).to_string();
+        }
+        text
+    }
+}
+
+/// The state in a report, without its first line.
+struct StateText<'a>(&'a TripleFaultReport);
+
+impl Display for StateText<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.write_state(f)
+    }
+}
+
+impl TripleFaultReport {
+    fn write_state(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { cpu: _, count: _, state, history, code, stack } = self;
         for (index, (name, value)) in REGISTERS.iter().zip(state.gpr).enumerate() {
             write!(f, "{name:>4} {value:016x}")?;
             f.write_str(if index % 4 == 3 { "\n" } else { "  " })?;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtft_cpu::CoreState;
+use virtft_cpu::cpuid::CPU_MODEL;
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -21,6 +22,8 @@ use crate::snapshot::{RestoreError, Snapshot};
 pub struct MachineIdentity {
     /// [`MACHINE_TYPE`].
     pub machine_type: String,
+    /// [`CPU_MODEL`].
+    pub cpu_model: String,
     /// Name and version of the state of each part.
     pub parts: Vec<(String, u16)>,
     /// Memory size in bytes.
@@ -110,10 +113,12 @@ impl MachineSnapshot {
 
 impl MachineIdentity {
     /// The identity of a machine with this configuration.
-    pub(super) fn of(config: &MachineConfig) -> Self {
+    #[must_use]
+    pub fn of(config: &MachineConfig) -> Self {
         let initrd = config.boot.initrd.as_deref().unwrap_or_default();
         Self {
             machine_type: MACHINE_TYPE.into(),
+            cpu_model: CPU_MODEL.into(),
             parts: part_versions(),
             memory_bytes: config.memory_bytes,
             vcpus: crate::bits::low8(config.vcpus as u64),
@@ -121,16 +126,22 @@ impl MachineIdentity {
         }
     }
 
-    /// Says what differs from the identity of this machine.
-    fn check(&self, here: &Self) -> Result<(), SnapshotError> {
-        let differs = |what, found: String, expected: String| {
-            if found == expected { Ok(()) } else { Err(SnapshotError::OtherMachine { what, found, expected }) }
-        };
-        differs("type", self.machine_type.clone(), here.machine_type.clone())?;
+    /// Checks that this program can make the machine: its type, CPU model and parts are those that it has.
+    ///
+    /// # Errors
+    /// [`SnapshotError::OtherMachine`] with what differs.
+    pub fn check_versions(&self) -> Result<(), SnapshotError> {
+        differs("type", self.machine_type.clone(), MACHINE_TYPE.into())?;
+        differs("CPU model", self.cpu_model.clone(), CPU_MODEL.into())?;
         let parts = |parts: &[(String, u16)]| {
             parts.iter().map(|(kind, version)| format!("{kind} {version}")).collect::<Vec<_>>().join(", ")
         };
-        differs("list of parts", parts(&self.parts), parts(&here.parts))?;
+        differs("list of parts", parts(&self.parts), parts(&part_versions()))
+    }
+
+    /// Says what differs from the identity of this machine.
+    fn check(&self, here: &Self) -> Result<(), SnapshotError> {
+        self.check_versions()?;
         differs("memory size", self.memory_bytes.to_string(), here.memory_bytes.to_string())?;
         differs("number of vCPUs", self.vcpus.to_string(), here.vcpus.to_string())?;
         for (slot, what) in ["kernel digest", "initrd digest", "command line digest"].into_iter().enumerate() {
@@ -138,6 +149,10 @@ impl MachineIdentity {
         }
         Ok(())
     }
+}
+
+fn differs(what: &'static str, found: String, expected: String) -> Result<(), SnapshotError> {
+    if found == expected { Ok(()) } else { Err(SnapshotError::OtherMachine { what, found, expected }) }
 }
 
 impl Machine {

@@ -23,6 +23,8 @@ mod request;
 pub use device::{Block, BlockCounters, BlockDeviceState};
 pub use inflight::{InFlight, Reply, Request};
 
+use serde::{Deserialize, Serialize};
+
 use crate::io::DeviceIndex;
 
 /// Bytes of a sector: the unit of addresses.
@@ -41,7 +43,7 @@ pub const QUEUE_SIZE: u16 = 256;
 pub const QUEUE_LIMIT: u16 = 8;
 
 /// What a disk looks like to the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockConfig {
     /// Index among the machine's disks.
     pub index: DeviceIndex,

@@ -13,6 +13,7 @@ mod control;
 mod device;
 
 pub use device::{Console, ConsoleCounters, ConsoleState, PortState};
+use serde::{Deserialize, Serialize};
 
 /// Bytes of input that wait for the guest, per port.
 pub const INPUT_LIMIT: usize = 64 << 10;
@@ -29,7 +30,7 @@ pub const F_MULTIPORT: u32 = 1;
 pub const F_EMERG_WRITE: u32 = 2;
 
 /// A port as configured.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PortConfig {
     /// Name by which the guest finds the port, as `org.qemu.guest_agent.0`.
     pub name: Option<String>,

@@ -24,6 +24,7 @@ mod segment;
 pub use device::{Net, NetCounters, NetState};
 pub use filter::ReceiveFilter;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
@@ -63,7 +64,7 @@ pub const OFFLOAD_FEATURES: u64 = feature(VIRTIO_NET_F_CSUM)
     | feature(VIRTIO_NET_F_MRG_RXBUF);
 
 /// What a network device looks like to the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetConfig {
     /// Index among the machine's network devices.
     pub index: DeviceIndex,
