@@ -19,6 +19,10 @@ pub enum ExitStatus {
     Stopped,
     /// 6: an input script waited for text that never came.
     ScriptFailed,
+    /// 7: a replayed run diverged from its log.
+    Diverged,
+    /// 8: a log is damaged or unfinished; what could be read of it was used.
+    LogIncomplete,
     /// 64 + the low six bits of the byte that the guest wrote to the debug exit port.
     DebugExit(u8),
 }
@@ -34,6 +38,8 @@ Exit status:
   4     triple fault: the processor's state is printed
   5     stopped by a second SIGTERM or by Ctrl-A x
   6     an input script waited for text that never came
+  7     divergence: a replayed run is not the recorded one (or two compared logs differ)
+  8     the log is damaged or unfinished; everything before that place was read, or replayed and equal
   64-127  the guest wrote to the debug exit port: 64 + the low six bits of the value";
 
     /// The number that the parent process sees.
@@ -47,6 +53,8 @@ Exit status:
             Self::TripleFault => 4,
             Self::Stopped => 5,
             Self::ScriptFailed => 6,
+            Self::Diverged => 7,
+            Self::LogIncomplete => 8,
             Self::DebugExit(value) => 64 | (value & 63),
         }
     }
@@ -72,6 +80,8 @@ mod tests {
             ExitStatus::TripleFault,
             ExitStatus::Stopped,
             ExitStatus::ScriptFailed,
+            ExitStatus::Diverged,
+            ExitStatus::LogIncomplete,
             ExitStatus::DebugExit(0),
         ];
         let codes: std::collections::BTreeSet<u8> = all.iter().map(|status| status.code()).collect();

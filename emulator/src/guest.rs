@@ -14,7 +14,7 @@ use virtft_machine::{Machine, MachineConfig, StopReason};
 use virtio_bindings::virtio_net as feature;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use crate::driver::{DigestScope, Guest, Perturbation, Stop};
+use crate::driver::{DigestScope, DriverError, Guest, Perturbation, Stop};
 use crate::net::NetFacts;
 use crate::run::MachinePlan;
 
@@ -98,10 +98,43 @@ impl MachineGuest {
         Ok(Self { machine })
     }
 
-    fn restore(&mut self, state: MachineSnapshot, memory: &MemoryImage) -> Result<(), String> {
-        self.machine.restore_memory(memory).map_err(|error| error.to_string())?;
-        self.machine.restore(state).map_err(|error| error.to_string())
+    /// The machine itself.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
+
+    /// The machine itself, for whoever stands between it and the driver.
+    pub fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// Delivers an input. Returns whether the machine took it; a refusal is logged.
+    pub fn try_deliver(&mut self, input: &Input) -> bool {
+        let result = self.machine.deliver(input);
+        if let Err(error) = &result {
+            tracing::error!(count = self.machine.count().0, %error, "an input was refused");
+        }
+        result.is_ok()
+    }
+}
+
+/// Does something to a machine that must not show.
+///
+/// # Errors
+/// One line when its state cannot be saved or restored.
+pub fn perturb(machine: &mut Machine, kind: Perturbation) -> Result<(), String> {
+    match kind {
+        Perturbation::FlushTlb | Perturbation::FlushCode => machine.flush_caches(),
+        Perturbation::SaveRestore => {
+            // Through bytes, as a file would hold it.
+            let state = MachineSnapshot::from_bytes(&machine.save().to_bytes()).map_err(|error| error.to_string())?;
+            let memory = machine.save_memory();
+            machine.restore_memory(&memory).map_err(|error| error.to_string())?;
+            machine.restore(state).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Virtio features for what a backend finishes.
@@ -150,9 +183,7 @@ impl Guest for MachineGuest {
     }
 
     fn deliver(&mut self, input: Input) {
-        if let Err(error) = self.machine.deliver(&input) {
-            tracing::error!(count = self.machine.count().0, %error, "an input was refused");
-        }
+        self.try_deliver(&input);
     }
 
     fn take_outputs(&mut self) -> Vec<(InstructionCount, Output)> {
@@ -184,15 +215,10 @@ impl Guest for MachineGuest {
     }
 
     fn perturb(&mut self, kind: Perturbation) -> Result<(), String> {
-        match kind {
-            Perturbation::FlushTlb | Perturbation::FlushCode => self.machine.flush_caches(),
-            Perturbation::SaveRestore => {
-                // Through bytes, as a file would hold it.
-                let state = MachineSnapshot::from_bytes(&self.machine.save().to_bytes());
-                let memory = self.machine.save_memory();
-                self.restore(state.map_err(|error| error.to_string())?, &memory)?;
-            }
-        }
+        perturb(&mut self.machine, kind)
+    }
+
+    fn finish(&mut self) -> Result<(), DriverError> {
         Ok(())
     }
 }

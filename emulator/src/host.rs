@@ -85,6 +85,14 @@ impl Host {
         self.disks.iter().map(|disk| disk.facts.clone()).collect()
     }
 
+    /// XXH3-128 of the whole content of each disk, in order.
+    ///
+    /// # Errors
+    /// One line that says which disk cannot be read.
+    pub fn digest_disks(&self) -> Result<Vec<u128>, String> {
+        self.disks.iter().map(Disk::digest).collect()
+    }
+
     /// Facts of the network devices, in order.
     #[must_use]
     pub fn net_facts(&self) -> Vec<NetFacts> {

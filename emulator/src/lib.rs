@@ -4,7 +4,8 @@
 //! [`Input`](virtft_machine::io::Input)s with positions and carries out its
 //! [`Output`](virtft_machine::io::Output)s: [`disk`], [`net`] and [`chardev`] are the backends, [`queue`]
 //! brings their inputs to the vCPU thread, [`driver`] is that thread's loop, [`pacing`] ties guest time to the
-//! host's clock, [`script`] replaces the host by a text file, [`seccomp`] confines the threads.
+//! host's clock, [`script`] replaces the host by a text file, [`seccomp`] confines the threads. [`recording`] writes a run to
+//! a log, [`replay`] does it again from there, [`logtool`] looks at logs.
 
 pub mod chardev;
 pub mod cli;
@@ -13,9 +14,12 @@ pub mod driver;
 pub mod exit;
 pub mod guest;
 pub mod host;
+pub mod logtool;
 pub mod net;
 pub mod pacing;
 pub mod queue;
+pub mod recording;
+pub mod replay;
 pub mod run;
 pub mod script;
 pub mod seccomp;

@@ -9,22 +9,43 @@ use virtft_emulator::cli::{Cli, Command};
 use virtft_emulator::driver::{Guest, RunEnd};
 use virtft_emulator::exit::ExitStatus;
 use virtft_emulator::guest::MachineGuest;
+use virtft_emulator::recording::RecordingGuest;
 use virtft_emulator::run::{self, MachinePlan};
+use virtft_emulator::{logtool, replay};
+
+/// What `log` says beside its findings.
+const LOG_COMMAND_FILTER: &str = "warn";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let Command::Run(arguments) = cli.command;
-    if let Err(message) = start_log(&arguments.log) {
+    let filter = match &cli.command {
+        Command::Run(arguments) => &arguments.log_filter,
+        Command::Record(arguments) => &arguments.run.log_filter,
+        Command::Replay(arguments) => &arguments.log_filter,
+        Command::Log(_) => LOG_COMMAND_FILTER,
+    };
+    if let Err(message) = start_log(filter) {
         return fail(&message);
     }
-    match run::run(&arguments, make_machine) {
+    let result = match &cli.command {
+        Command::Run(arguments) => run::run(arguments, make_machine).map_err(|error| error.to_string()),
+        Command::Record(arguments) => {
+            let make = |plan: MachinePlan<'_>| -> Result<Box<dyn Guest>, String> {
+                Ok(Box::new(RecordingGuest::new(plan, &arguments.log)?))
+            };
+            run::run(&arguments.run, make).map_err(|error| error.to_string())
+        }
+        Command::Replay(arguments) => replay::replay(arguments),
+        Command::Log(command) => logtool::run(command),
+    };
+    match result {
         Ok(RunEnd { status, report }) => {
             if let Some(report) = report {
                 eprintln!("virtft-emulator: {report}");
             }
             status.into()
         }
-        Err(error) => fail(&error.to_string()),
+        Err(error) => fail(&error),
     }
 }
 
@@ -35,7 +56,7 @@ fn fail(message: &str) -> ExitCode {
 
 fn start_log(filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter)
-        .map_err(|error| format!("--log '{filter}': {error}; write error, warn, info, debug or trace"))?;
+        .map_err(|error| format!("--log-filter '{filter}': {error}; write error, warn, info, debug or trace"))?;
     let colour = stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colour).with_target(false).init();
     Ok(())

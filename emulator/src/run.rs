@@ -66,7 +66,6 @@ pub enum StartError {
 }
 
 /// Everything that a machine is made from.
-#[derive(Debug)]
 pub struct MachinePlan<'a> {
     /// The command line: memory, vCPUs, `append`, number of serial ports and consoles.
     pub arguments: &'a RunArguments,
@@ -80,6 +79,16 @@ pub struct MachinePlan<'a> {
     pub disks: Vec<DiskFacts>,
     /// One for each network device.
     pub nets: Vec<NetFacts>,
+    /// Digests the content of every disk; takes as long as reading them does.
+    pub digest_disks: &'a dyn Fn() -> Result<Vec<u128>, String>,
+    /// For threads that belong to the machine.
+    pub confinement: &'a Confinement,
+}
+
+impl std::fmt::Debug for MachinePlan<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MachinePlan").field("arguments", &self.arguments).finish_non_exhaustive()
+    }
 }
 
 /// Runs a machine made by `make`.
@@ -104,8 +113,17 @@ pub fn run(
     let confinement = if arguments.no_seccomp { Confinement::disabled() } else { Confinement::new()? };
     let host = Host::open(arguments)?;
     let restored = state.is_some();
-    let plan =
-        MachinePlan { arguments, kernel, initrd, snapshot: state, disks: host.disk_facts(), nets: host.net_facts() };
+    let digest_disks = || host.digest_disks();
+    let plan = MachinePlan {
+        arguments,
+        kernel,
+        initrd,
+        snapshot: state,
+        disks: host.disk_facts(),
+        nets: host.net_facts(),
+        digest_disks: &digest_disks,
+        confinement: &confinement,
+    };
     let unplugged =
         (0..).zip(&plan.nets).filter(|(_, net)| !net.link_up).map(|(index, _)| DeviceIndex(index)).collect();
     let guest = make(plan).map_err(StartError::Machine)?;
@@ -193,6 +211,10 @@ impl VcpuThread {
                 }
                 driver.run()
             }
+        };
+        let end = match guest.finish() {
+            Err(error) if end.status == ExitStatus::Clean => error.into(),
+            _ => end,
         };
         (end, backends, milestones)
     }

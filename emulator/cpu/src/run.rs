@@ -40,6 +40,10 @@ impl Core {
             if self.bus.attention() {
                 return RunExit::Attention;
             }
+            // Before any switch to another vCPU: the current one is the one that shut down.
+            if self.sys.activity == Activity::Shutdown {
+                return RunExit::TripleFault { cpu: self.current };
+            }
             if self.count >= until {
                 return RunExit::Count;
             }
@@ -47,9 +51,6 @@ impl Core {
             self.switch_if_due(next);
             if self.take_signal() {
                 continue;
-            }
-            if self.sys.activity == Activity::Shutdown {
-                return RunExit::TripleFault { cpu: self.current };
             }
             let limit = (until.min(deadline) - self.count).min(self.slice_left);
             let before = self.count;

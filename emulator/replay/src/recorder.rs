@@ -101,22 +101,24 @@ impl Recorder {
         self.encoder.put(count, entry);
     }
 
-    /// An input is delivered to `machine` now.
-    pub fn input(&mut self, machine: &Machine, input: &Input) {
-        let count = machine.count();
+    /// An input is about to be delivered to `machine`.
+    pub fn before_input(&mut self, machine: &Machine) {
         if self.options.digest_inputs {
             self.put_state_digest(machine);
         }
+    }
+
+    /// An input was delivered at `count`.
+    pub fn input(&mut self, count: InstructionCount, input: Input) {
         let entry = match input {
             Input::BlockCompletion { device, request, status, data }
                 if !self.options.disk_data_in_log && !data.is_empty() =>
             {
                 // Requests are at most 32 MiB long.
                 let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                let (device, request, status) = (*device, *request, *status);
-                LogEntry::BlockReference { device, request, status, length, crc: crc32c::crc32c(data) }
+                LogEntry::BlockReference { device, request, status, length, crc: crc32c::crc32c(&data) }
             }
-            input => LogEntry::Input(input.clone()),
+            input => LogEntry::Input(input),
         };
         self.put(count, &entry);
     }

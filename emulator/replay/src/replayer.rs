@@ -182,6 +182,11 @@ impl Replayer {
         self.last_equal
     }
 
+    /// Takes back the entry that was pushed and not applied.
+    pub fn take_pending(&mut self) -> Option<Positioned> {
+        self.pending.take()
+    }
+
     /// The next entry.
     ///
     /// # Panics
@@ -215,7 +220,12 @@ impl Replayer {
             if count >= until {
                 return Ok(Step::Limit);
             }
-            let reason = match machine.run(next.min(until)) {
+            let stop = machine.run(next.min(until));
+            // A machine that is off or shut down has reached its last entries, which say so.
+            if machine.count() == next && stop != StopReason::Outputs {
+                continue;
+            }
+            let reason = match stop {
                 StopReason::Count | StopReason::Reset => continue,
                 StopReason::Outputs => return Ok(self.take_outputs(machine)),
                 StopReason::Idle { .. } => "every processor waits and nothing is due".into(),
@@ -344,9 +354,7 @@ impl Replayer {
         let here = machine.count();
         let stop = match recorded {
             EndReason::Stopped => return Ok(()),
-            EndReason::Off { .. } => machine.run(here),
-            // A processor that shut down is noticed when it would execute.
-            EndReason::TripleFault => machine.run(InstructionCount(here.0.saturating_add(1))),
+            EndReason::Off { .. } | EndReason::TripleFault => machine.run(here),
         };
         match (&stop, recorded) {
             (StopReason::Off { status }, EndReason::Off { status: recorded }) if *status == recorded => Ok(()),

@@ -79,6 +79,13 @@ impl CharDevice {
         Ok(Self { endpoint, overflow, pty })
     }
 
+    /// Output waits for its reader and is never dropped: for runs that have no time to lose.
+    #[must_use]
+    pub fn waiting_for_its_reader(mut self) -> Self {
+        self.overflow = Overflow::Wait;
+        self
+    }
+
     /// Starts the thread; what is typed goes to `queue` as input of `port`.
     ///
     /// # Errors

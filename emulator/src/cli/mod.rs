@@ -5,6 +5,7 @@
 
 mod devices;
 mod keyval;
+mod log;
 #[cfg(test)]
 mod tests;
 
@@ -14,9 +15,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use devices::{CharOption, DebugConOption, DiskOption, ImageFormat, MacAddress, NetKind, NetOption};
 pub use keyval::{OptionError, parse_count, parse_size};
+pub use log::{
+    BootFilesOption, DiskDataOption, InjectedFault, LogCommand, LogOptions, RecordArguments, ReplayArguments, Speed,
+};
 
 use crate::exit::ExitStatus;
 use crate::script::{Script, ScriptError};
+
+/// What is logged by default: single mistakes that a guest makes with its virtio queues are counted by the devices.
+pub(crate) const LOG_FILTER: &str = "warn,virtio_queue=off";
 
 /// Runs one virtual machine.
 #[derive(Debug, Parser)]
@@ -33,6 +40,15 @@ pub enum Command {
     /// Boot a kernel, or continue a snapshot, and run until the guest shuts down
     #[command(after_help = ExitStatus::HELP)]
     Run(Box<RunArguments>),
+    /// Run as `run` does, and write everything that enters the machine to a log from which the run can be repeated
+    #[command(after_help = ExitStatus::HELP)]
+    Record(Box<RecordArguments>),
+    /// Repeat a recorded run, instruction for instruction, and compare it with what the log says
+    #[command(after_help = ExitStatus::HELP)]
+    Replay(Box<ReplayArguments>),
+    /// Look at logs
+    #[command(subcommand, after_help = ExitStatus::HELP)]
+    Log(LogCommand),
 }
 
 /// Where guest time comes from.
@@ -148,8 +164,8 @@ pub struct RunArguments {
     /// What is logged to standard error: error, warn, info, debug, trace, or filters such as
     /// 'info,virtft_emulator::disk=debug'. The default leaves out each single mistake that a guest makes with its
     /// virtio queues: the devices count them
-    #[arg(long, value_name = "FILTER", default_value = "warn,virtio_queue=off", help_heading = "Host")]
-    pub log: String,
+    #[arg(long, value_name = "FILTER", default_value = LOG_FILTER, help_heading = "Host")]
+    pub log_filter: String,
 }
 
 impl RunArguments {

@@ -6,6 +6,7 @@ fn run(line: &str) -> Result<RunArguments, String> {
     let words = std::iter::once("virtft-emulator").chain(line.split_whitespace());
     match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
         Command::Run(arguments) => arguments.check().map(|()| *arguments).map_err(|error| error.to_string()),
+        other => panic!("not a run: {other:?}"),
     }
 }
 

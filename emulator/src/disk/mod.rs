@@ -51,6 +51,14 @@ impl Disk {
         Ok(Self { facts, executor: Executor::new(image, id) })
     }
 
+    /// XXH3-128 of the whole content.
+    ///
+    /// # Errors
+    /// One line that says why it cannot be read.
+    pub fn digest(&self) -> Result<u128, String> {
+        self.executor.digest().map_err(|error| format!("disk {}: it cannot be read ({error})", self.facts.id))
+    }
+
     /// For a caller that executes requests on its own thread.
     #[must_use]
     pub fn into_executor(self) -> Executor {

@@ -46,6 +46,21 @@ impl Executor {
         }
     }
 
+    /// XXH3-128 of the whole content of the disk.
+    ///
+    /// # Errors
+    /// When a part of it cannot be read.
+    pub fn digest(&self) -> io::Result<u128> {
+        const CHUNK: u64 = 1 << 20;
+        let (mut hasher, mut offset) = (xxhash_rust::xxh3::Xxh3::new(), 0);
+        while offset < self.image.size() {
+            let length = CHUNK.min(self.image.size() - offset);
+            hasher.update(&self.read(offset, u32::try_from(length).map_err(io::Error::other)?)?);
+            offset += length;
+        }
+        Ok(hasher.digest128())
+    }
+
     fn perform(&mut self, operation: BlockOperation) -> io::Result<Vec<u8>> {
         match operation {
             BlockOperation::Read { offset, length } => self.read(offset, length),

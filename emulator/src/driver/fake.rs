@@ -245,6 +245,10 @@ impl Guest for FakeGuest {
         self.perturbed += 1;
         Ok(())
     }
+
+    fn finish(&mut self) -> Result<(), DriverError> {
+        Ok(())
+    }
 }
 
 fn spin(time: Duration) {

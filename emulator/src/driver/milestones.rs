@@ -33,8 +33,9 @@ struct Save {
     done: bool,
 }
 
+/// Disturbances at random counts, reproducible from a seed.
 #[derive(Debug)]
-struct Perturbations {
+pub struct Perturbations {
     random: u64,
     next: u64,
 }
@@ -84,9 +85,7 @@ impl Milestones {
     /// Disturbs the machine at random counts drawn from `seed`, beginning after `start`.
     #[must_use]
     pub fn with_perturbations(mut self, seed: u64, start: InstructionCount) -> Self {
-        let mut perturbations = Perturbations { random: seed | 1, next: start.0 };
-        perturbations.advance();
-        self.perturbations = Some(perturbations);
+        self.perturbations = Some(Perturbations::new(seed, start));
         self
     }
 
@@ -173,8 +172,22 @@ impl DigestLog {
 }
 
 impl Perturbations {
+    /// A sequence that begins after `start`.
+    #[must_use]
+    pub fn new(seed: u64, start: InstructionCount) -> Self {
+        let mut perturbations = Self { random: seed | 1, next: start.0 };
+        perturbations.advance();
+        perturbations
+    }
+
+    /// Count of the next one.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Draws the next position and returns what to do at the present one.
-    fn advance(&mut self) -> Perturbation {
+    pub fn advance(&mut self) -> Perturbation {
         // xorshift: reproducible from the seed.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -43,6 +43,8 @@ pub enum Stop {
     TripleFault(String),
     /// The guest wrote this byte to the debug exit port.
     DebugExit(u8),
+    /// The log of a recorded run cannot be written: one line.
+    LogFailed(String),
 }
 
 /// What a digest covers.
@@ -99,6 +101,12 @@ pub trait Guest: Send {
     /// # Errors
     /// When the state cannot be saved or restored.
     fn perturb(&mut self, kind: Perturbation) -> Result<(), String>;
+
+    /// The run has ended: what belongs to it is brought to its end.
+    ///
+    /// # Errors
+    /// When the log of the run could not be written.
+    fn finish(&mut self) -> Result<(), DriverError>;
 }
 
 /// Where outputs go.
@@ -162,6 +170,7 @@ impl RunEnd {
                 Some(Self::with_report(ExitStatus::TripleFault, format!("triple fault\n{state}")))
             }
             Stop::DebugExit(value) => Some(Self::quiet(ExitStatus::DebugExit(*value))),
+            Stop::LogFailed(reason) => Some(Self::with_report(ExitStatus::Io, reason.as_str())),
             Stop::Limit | Stop::Output | Stop::Idle { .. } => None,
         }
     }

@@ -215,6 +215,13 @@ impl Machine {
         self.core.flush_caches();
     }
 
+    /// Changes a register of the first vCPU, as an error of the host's memory might: for tests of what notices it.
+    pub fn disturb(&mut self) {
+        let mut state = self.core.cpu(0);
+        state.sys.tsc_aux ^= 1 << 31;
+        self.core.set_cpu(0, &state);
+    }
+
     fn platform_mut(&mut self) -> &mut Platform {
         let bus: &mut dyn Any = self.core.bus_mut();
         bus.downcast_mut().expect("the bus of a machine is its platform")
