@@ -119,18 +119,27 @@ impl MachineGuest {
     }
 }
 
-/// Does something to a machine that must not show.
+/// Pages that a perturbing save and restore writes again, of all that are not zero.
+const PERTURBED_PAGES: usize = 256;
+
+/// Does something to a machine that must not show. `random` chooses what part of memory is written again.
 ///
 /// # Errors
 /// One line when its state cannot be saved or restored.
-pub fn perturb(machine: &mut Machine, kind: Perturbation) -> Result<(), String> {
+pub fn perturb(machine: &mut Machine, kind: Perturbation, random: u64) -> Result<(), String> {
     match kind {
         Perturbation::FlushTlb | Perturbation::FlushCode => machine.flush_caches(),
         Perturbation::SaveRestore => {
             // Through bytes, as a file would hold it.
             let state = MachineSnapshot::from_bytes(&machine.save().to_bytes()).map_err(|error| error.to_string())?;
-            let memory = machine.save_memory();
-            machine.restore_memory(&memory).map_err(|error| error.to_string())?;
+            // Writing all memory again each time would take most of the run. A stretch of it is enough to show what
+            // depends on pages having been written from outside, and over the run all of it has its turn.
+            let touched = machine.touched_pages();
+            let start = usize::try_from(random).unwrap_or(usize::MAX) % touched.len().max(1);
+            for page in touched.into_iter().cycle().skip(start).take(PERTURBED_PAGES) {
+                let content = machine.ram().page(page);
+                machine.write_page(page as u64, &content).map_err(|error| error.to_string())?;
+            }
             machine.restore(state).map_err(|error| error.to_string())?;
         }
     }
@@ -214,8 +223,8 @@ impl Guest for MachineGuest {
         postcard::to_stdvec(&saved).map_err(|error| error.to_string())
     }
 
-    fn perturb(&mut self, kind: Perturbation) -> Result<(), String> {
-        perturb(&mut self.machine, kind)
+    fn perturb(&mut self, kind: Perturbation, random: u64) -> Result<(), String> {
+        perturb(&mut self.machine, kind, random)
     }
 
     fn finish(&mut self) -> Result<(), DriverError> {

@@ -11,6 +11,7 @@ pub mod chardev;
 pub mod cli;
 pub mod disk;
 pub mod driver;
+mod entropy;
 pub mod exit;
 pub mod guest;
 pub mod host;

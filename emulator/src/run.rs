@@ -4,7 +4,6 @@
 //! start, each confined; then this thread confines itself and waits for the vCPU thread. The machine itself
 //! comes from the caller, so that this crate's tests run without one.
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,6 +16,7 @@ use crate::disk::DiskFacts;
 use crate::driver::real::RealDriver;
 use crate::driver::virtual_clock::VirtualDriver;
 use crate::driver::{DriverError, Guest, Milestones, RunEnd, snapshot};
+use crate::entropy;
 use crate::exit::ExitStatus;
 use crate::host::{Backends, Host, HostError};
 use crate::net::NetFacts;
@@ -107,7 +107,7 @@ pub fn run(
     let seed = match (arguments.rng_seed, arguments.clock) {
         (Some(seed), _) => seed,
         (None, ClockMode::Virtual) => [0; 32],
-        (None, ClockMode::Real) => random_seed()?,
+        (None, ClockMode::Real) => entropy::fresh_seed()?,
     };
     let signals = Signals::block()?;
     let confinement = if arguments.no_seccomp { Confinement::disabled() } else { Confinement::new()? };
@@ -124,8 +124,9 @@ pub fn run(
         digest_disks: &digest_disks,
         confinement: &confinement,
     };
-    let unplugged =
-        (0..).zip(&plan.nets).filter(|(_, net)| !net.link_up).map(|(index, _)| DeviceIndex(index)).collect();
+    // A device begins with its link up; a restored one has that of the snapshot, whose backend may have been another.
+    let links = (0..).zip(&plan.nets).filter(|(_, net)| restored || !net.link_up);
+    let links = links.map(|(index, net)| (DeviceIndex(index), net.link_up)).collect();
     let guest = make(plan).map_err(StartError::Machine)?;
     let milestones = open_milestones(arguments, guest.count())?;
     let queue = Arc::new(InputQueue::default());
@@ -140,7 +141,7 @@ pub fn run(
         script,
         seed,
         restored,
-        unplugged,
+        links,
         clock: arguments.clock,
     };
     wait_for(vcpu, &confinement)
@@ -178,22 +179,22 @@ struct VcpuThread {
     script: Script,
     seed: [u8; 32],
     restored: bool,
-    /// Network devices whose backend has no peer yet.
-    unplugged: Vec<DeviceIndex>,
+    /// Network devices whose link is not what the machine has, and whether their backend has a peer.
+    links: Vec<(DeviceIndex, bool)>,
     clock: ClockMode,
 }
 
 impl VcpuThread {
     fn run(self) -> (RunEnd, Backends, Milestones) {
-        let Self { mut guest, mut backends, queue, mut milestones, pending, script, seed, restored, unplugged, clock } =
+        let Self { mut guest, mut backends, queue, mut milestones, pending, script, seed, restored, links, clock } =
             self;
         let end = match clock {
             ClockMode::Real => {
                 guest.deliver(Input::EntropySeed(seed));
                 guest.deliver(Input::RtcOrigin { unix_ns: unix_ns().saturating_sub(guest.time_ns()) });
                 // Changes since then are in the queue. Under the virtual clock the script owns the links.
-                for device in unplugged {
-                    guest.deliver(Input::NetLink { device, up: false });
+                for (device, up) in links {
+                    guest.deliver(Input::NetLink { device, up });
                 }
                 RealDriver::new(guest.as_mut(), &mut backends, queue, &mut milestones, pending).run()
             }
@@ -259,12 +260,6 @@ fn read_snapshot(arguments: &RunArguments) -> Result<(snapshot::Pending, Option<
     let (pending, state) =
         snapshot::parse(&bytes).map_err(|reason| StartError::File { what, path, reason: format!("it {reason}") })?;
     Ok((pending, Some(state.to_vec())))
-}
-
-fn random_seed() -> std::io::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    Ok(seed)
 }
 
 /// Nanoseconds since 1970; zero for a host whose clock stands before that.

@@ -60,25 +60,6 @@ def read_digests(path):
     return {(int(count), kind): value for count, kind, value in lines}
 
 
-def resumed(machine, name, snapshot, timeout=1800):
-    """Goes on from a snapshot to the end."""
-    emulator = Emulator()
-    command = emulator.command(machine)
-    # A continued machine has its kernel and command line in its memory.
-    for option in ("--kernel", "--initrd", "--append"):
-        at = command.index(option)
-        del command[at : at + 2]
-    console, digests = LOGS / f"{name}.console", LOGS / f"{name}.digests"
-    digests.unlink(missing_ok=True)
-    command += ["--snapshot", str(snapshot), "--clock", "virtual", "--digest-every", DIGEST_EVERY]
-    command += ["--digest-log", str(digests)]
-    with open(console, "wb") as out, open(LOGS / f"{name}.stderr", "wb") as err:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False, timeout=timeout * SCALE
-        )
-    return Run(command, result.returncode, console.read_bytes(), read_digests(digests))
-
-
 def compare(first, second, since=0):
     """Raises AssertionError at the first difference after `since`; returns how many digests were equal."""
     wanted = {key: value for key, value in first.digests.items() if key[0] > since}

@@ -29,7 +29,8 @@ class Disk:
 
 @dataclass
 class Net:
-    """One network card: `kind` is tap (with the interface as `target`), stream (a socket) or passt."""
+    """One network card: `kind` is tap (with the interface as `target`), stream (a socket), passt, or none (with the kind of
+    backend whose features it offers)."""
 
     kind: str
     target: str
@@ -48,6 +49,8 @@ class Machine:
     disks: list = field(default_factory=list)
     nets: list = field(default_factory=list)
     extra: list = field(default_factory=list)
+    # Continues this snapshot in place of booting.
+    snapshot: Path | None = None
 
 
 class Emulator:
@@ -55,21 +58,27 @@ class Emulator:
 
     name = "emulator"
 
-    def __init__(self):
+    def __init__(self, subcommand=("run",)):
+        self.subcommand = subcommand
         target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         self.binary = Path(os.environ.get("VIRTFT_EMULATOR", target / "release/virtft-emulator"))
         self.arguments = os.environ.get("VIRTFT_EMULATOR_ARGS", "").split()
 
     def command(self, machine):
         """The command line that starts the machine with its console on standard input and output."""
-        command = [self.binary, "run", "--kernel", machine.kernel, "--initrd", machine.initrd]
-        command += ["--append", machine.append, "--memory", machine.memory]
-        command += ["--vcpus", machine.vcpus, "--serial", "stdio"]
+        command = [self.binary, *self.subcommand]
+        if machine.snapshot:
+            command += ["--snapshot", machine.snapshot]
+        else:
+            command += ["--kernel", machine.kernel, "--initrd", machine.initrd, "--append", machine.append]
+        command += ["--memory", machine.memory, "--vcpus", machine.vcpus, "--serial", "stdio"]
         for disk in machine.disks:
             options = f"file={disk.file},id={disk.name},format={disk.image_format}"
             command += ["--disk", options + (",readonly=on" if disk.readonly else "")]
         for net in machine.nets:
-            target = "passt" if net.kind == "passt" else f"{net.kind}={net.target}"
+            # The stream sockets of the tests lead to passt.
+            targets = {"tap": f"tap={net.target}", "stream": f"stream={net.target},small-windows", "none": f"none,like={net.target}"}
+            target = targets.get(net.kind, net.kind)
             command += ["--net", f"{target},mac={net.mac}"]
         return [str(word) for word in command + self.arguments + machine.extra]
 

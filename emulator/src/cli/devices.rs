@@ -132,9 +132,23 @@ pub enum NetKind {
         path: PathBuf,
         /// Listen there instead of connecting.
         server: bool,
+        /// The peer loses frames that it has no room for, as passt does: TCP windows are kept small.
+        small_windows: bool,
     },
     /// A device without a link.
-    None,
+    None {
+        /// Whose offloads it offers; none when absent.
+        like: Option<NetLike>,
+    },
+}
+
+/// Kind of a backend, by what it finishes for the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetLike {
+    /// A tap interface.
+    Tap,
+    /// A stream socket or passt.
+    Stream,
 }
 
 /// One `--net`.
@@ -153,19 +167,35 @@ impl FromStr for NetOption {
         let mut pairs = KeyValues::parse(text)?;
         let kind = match pairs.take_first_word().as_deref() {
             Some("passt") => NetKind::Passt,
-            Some("none") => NetKind::None,
+            Some("none") => NetKind::None {
+                like: match pairs.take("like").as_deref() {
+                    None => None,
+                    Some("tap") => Some(NetLike::Tap),
+                    Some("stream" | "passt") => Some(NetLike::Stream),
+                    Some(other) => {
+                        let (what, value) = ("kind of network backend", other.to_owned());
+                        return Err(OptionError::BadValue {
+                            what,
+                            value,
+                            hint: "write like=tap, like=passt or like=stream",
+                        });
+                    }
+                },
+            },
             Some(other) => return Err(bad_net(other)),
             None => match (pairs.take("tap"), pairs.take("stream")) {
                 // IFNAMSIZ counts the terminating zero.
                 (Some(name), None) if (1..16).contains(&name.len()) => NetKind::Tap(name),
-                (None, Some(path)) if !path.is_empty() => {
-                    NetKind::Stream { path: path.into(), server: pairs.take_flag("server")?.unwrap_or(false) }
-                }
+                (None, Some(path)) if !path.is_empty() => NetKind::Stream {
+                    path: path.into(),
+                    server: pairs.take_flag("server")?.unwrap_or(false),
+                    small_windows: pairs.take_flag("small-windows")?.unwrap_or(false),
+                },
                 _ => return Err(bad_net(text)),
             },
         };
         let mac = pairs.take("mac").map(|mac| mac.parse()).transpose()?;
-        pairs.finish("tap, passt, stream, server (with stream), none, mac")?;
+        pairs.finish("tap, passt, stream, server and small-windows (with stream), none, like (with none), mac")?;
         Ok(Self { kind, mac })
     }
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use devices::{CharOption, DebugConOption, DiskOption, ImageFormat, MacAddress, NetKind, NetOption};
+pub use devices::{CharOption, DebugConOption, DiskOption, ImageFormat, MacAddress, NetKind, NetLike, NetOption};
 pub use keyval::{OptionError, parse_count, parse_size};
 pub use log::{
     BootFilesOption, DiskDataOption, InjectedFault, LogCommand, LogOptions, RecordArguments, ReplayArguments, Speed,
@@ -61,11 +61,11 @@ pub enum ClockMode {
     Virtual,
 }
 
-/// A count and a file, as in `--save-at 100M=file`.
+/// A place and a file, as in `--save-at 100M=file`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavePoint {
-    /// Steps at which to save.
-    pub count: u64,
+    /// Steps at which to save; `None` for the end of the run.
+    pub count: Option<u64>,
     /// The snapshot to write.
     pub file: PathBuf,
 }
@@ -103,9 +103,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "OPTIONS", help_heading = "Devices")]
     pub disk: Vec<DiskOption>,
 
-    /// Network device: tap=NAME | passt | stream=PATH[,server] | none, each with [,mac=ADDRESS]. 'passt'
-    /// starts a passt process: the guest reaches what the host reaches, no privilege needed. 'stream' speaks
-    /// the framing of QEMU's '-netdev stream' and of passt. Repeatable
+    /// Network device: tap=NAME | passt | stream=PATH[,server][,small-windows] | none[,like=KIND], each with
+    /// [,mac=ADDRESS]. 'passt' starts a passt process: the guest reaches what the host reaches, no privilege
+    /// needed. 'stream' speaks the framing of QEMU's '-netdev stream' and of passt; with a passt that you started
+    /// yourself, which loses frames that it cannot deliver at once, give small-windows. 'none' has no link; with
+    /// like=tap, passt or stream it offers what such a device does, for a snapshot that is continued with one. Repeatable
     #[arg(long, value_name = "OPTIONS", help_heading = "Devices")]
     pub net: Vec<NetOption>,
 
@@ -148,7 +150,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "COUNT", value_parser = parse_nonzero_count, help_heading = "Determinism")]
     pub max_count: Option<u64>,
 
-    /// Write a snapshot to FILE when COUNT steps have been executed, and go on; use --max-count to end there
+    /// Write a snapshot to FILE when COUNT steps have been executed, and go on; use --max-count to end there. 'end' in
+    /// place of COUNT: where --max-count or an input script ends the run; needs --clock virtual
     #[arg(long, value_name = "COUNT=FILE", value_parser = parse_save_point, help_heading = "Determinism")]
     pub save_at: Vec<SavePoint>,
 
@@ -191,8 +194,11 @@ impl RunArguments {
         if self.perturb.is_some() && self.clock == ClockMode::Real {
             return conflict("--perturb needs --clock virtual: with the real clock there is nothing to compare");
         }
+        if self.save_at.iter().any(|point| point.count.is_none()) && self.clock == ClockMode::Real {
+            return conflict("--save-at end=FILE needs --clock virtual: otherwise give a count");
+        }
         if self.clock == ClockMode::Virtual {
-            if self.net.iter().any(|net| net.kind != NetKind::None) {
+            if self.net.iter().any(|net| !matches!(net.kind, NetKind::None { .. })) {
                 return conflict(
                     "--clock virtual has no host network: use --net none and let --inputs bring the packets",
                 );
@@ -253,7 +259,8 @@ fn parse_save_point(text: &str) -> Result<SavePoint, OptionError> {
         value: text.to_owned(),
         hint: "write COUNT=FILE, for example 100M=boot.snapshot",
     })?;
-    Ok(SavePoint { count: parse_nonzero_count(count)?, file: file.into() })
+    let count = if count == "end" { None } else { Some(parse_nonzero_count(count)?) };
+    Ok(SavePoint { count, file: file.into() })
 }
 
 fn parse_seed(text: &str) -> Result<[u8; 32], OptionError> {

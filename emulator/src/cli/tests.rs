@@ -30,8 +30,8 @@ fn every_backend_parses() {
     .unwrap();
     assert_eq!(arguments.serial[0], CharOption::Unix { path: "/tmp/s".into(), server: true });
     assert_eq!(arguments.console[1], CharOption::Unix { path: "/c".into(), server: false });
-    assert_eq!(arguments.net[1].kind, NetKind::Stream { path: "/tmp/n".into(), server: false });
-    assert_eq!(arguments.net[2].kind, NetKind::None);
+    assert_eq!(arguments.net[1].kind, NetKind::Stream { path: "/tmp/n".into(), server: false, small_windows: false });
+    assert_eq!(arguments.net[2].kind, NetKind::None { like: None });
 }
 
 #[test]

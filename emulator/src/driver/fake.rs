@@ -241,7 +241,7 @@ impl Guest for FakeGuest {
         postcard::to_stdvec(&self.state).map_err(|error| error.to_string())
     }
 
-    fn perturb(&mut self, _kind: Perturbation) -> Result<(), String> {
+    fn perturb(&mut self, _kind: Perturbation, _random: u64) -> Result<(), String> {
         self.perturbed += 1;
         Ok(())
     }

@@ -25,7 +25,8 @@ struct DigestLog {
 
 #[derive(Debug)]
 struct Save {
-    count: u64,
+    /// `None` for the end of the run.
+    count: Option<u64>,
     path: PathBuf,
     /// Written beside the final name, so that a snapshot is whole or not there.
     unfinished: PathBuf,
@@ -93,7 +94,8 @@ impl Milestones {
     #[must_use]
     pub fn next_after(&self, count: InstructionCount) -> Option<u64> {
         let digest = self.digests.as_ref().map(|log| (count.0 / log.every + 1).saturating_mul(log.every));
-        let saves = self.saves.iter().filter(|save| !save.done && save.count > count.0).map(|save| save.count);
+        let saves = self.saves.iter().filter(|save| !save.done);
+        let saves = saves.filter_map(|save| save.count).filter(|at| *at > count.0);
         let perturbation = self.perturbations.as_ref().map(|random| random.next).filter(|next| *next > count.0);
         let end = self.max_count.filter(|end| *end > count.0);
         digest.into_iter().chain(saves).chain(perturbation).chain(end).min()
@@ -108,7 +110,7 @@ impl Milestones {
     /// Whether a snapshot is due at `count`: the caller brings pending inputs to [`reach`](Self::reach).
     #[must_use]
     pub fn saves_at(&self, count: InstructionCount) -> bool {
-        self.saves.iter().any(|save| !save.done && save.count == count.0)
+        self.saves.iter().any(|save| !save.done && save.count == Some(count.0))
     }
 
     /// Does what is due at the guest's present count, once. `pending` is stored with a snapshot.
@@ -126,22 +128,30 @@ impl Milestones {
         {
             log.write(guest, count)?;
         }
-        for save in self.saves.iter_mut().filter(|save| !save.done && save.count == count.0) {
-            let state = guest.save().map_err(DriverError::Snapshot)?;
-            let mut write = || {
-                snapshot::write(&mut save.file, pending, &state)?;
-                save.file.sync_all()
-            };
-            write().map_err(|error| cannot_write(&save.unfinished, &error))?;
-            save.done = true;
+        for save in self.saves.iter_mut().filter(|save| save.count == Some(count.0)) {
+            save.write(guest, pending)?;
         }
         if let Some(random) = &mut self.perturbations
             && random.next == count.0
         {
-            let kind = random.advance();
-            guest.perturb(kind).map_err(DriverError::Snapshot)?;
+            let (kind, details) = random.advance();
+            guest.perturb(kind, details).map_err(DriverError::Snapshot)?;
         }
         Ok(())
+    }
+
+    /// Whether a snapshot is wanted where the run ends.
+    #[must_use]
+    pub fn saves_at_end(&self) -> bool {
+        self.saves.iter().any(|save| !save.done && save.count.is_none())
+    }
+
+    /// Writes the snapshots of the end of the run.
+    ///
+    /// # Errors
+    /// As [`reach`](Self::reach).
+    pub fn save_at_end(&mut self, guest: &mut dyn Guest, pending: &snapshot::Pending) -> Result<(), DriverError> {
+        self.saves.iter_mut().filter(|save| save.count.is_none()).try_for_each(|save| save.write(guest, pending))
     }
 
     /// Gives finished snapshots their names and removes the others. For the thread that may.
@@ -153,10 +163,27 @@ impl Milestones {
             if save.done {
                 std::fs::rename(&save.unfinished, &save.path).map_err(|error| cannot_write(&save.path, &error))?;
             } else {
-                tracing::warn!("{}: not written, the run ended before count {}", save.path.display(), save.count);
+                let place = save.count.map_or("the end of its script".into(), |count| format!("count {count}"));
+                tracing::warn!("{}: not written, the run ended before {place}", save.path.display());
                 let _ = std::fs::remove_file(&save.unfinished);
             }
         }
+        Ok(())
+    }
+}
+
+impl Save {
+    fn write(&mut self, guest: &mut dyn Guest, pending: &snapshot::Pending) -> Result<(), DriverError> {
+        if self.done {
+            return Ok(());
+        }
+        let state = guest.save().map_err(DriverError::Snapshot)?;
+        let mut write = || {
+            snapshot::write(&mut self.file, pending, &state)?;
+            self.file.sync_all()
+        };
+        write().map_err(|error| cannot_write(&self.unfinished, &error))?;
+        self.done = true;
         Ok(())
     }
 }
@@ -186,18 +213,19 @@ impl Perturbations {
         self.next
     }
 
-    /// Draws the next position and returns what to do at the present one.
-    pub fn advance(&mut self) -> Perturbation {
+    /// Draws the next position and returns what to do at the present one, with a random number for its details.
+    pub fn advance(&mut self) -> (Perturbation, u64) {
         // xorshift: reproducible from the seed.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.next += 1 + (self.random >> 8) % (2 * PERTURBATION_DISTANCE);
-        match self.random % 8 {
+        let kind = match self.random % 8 {
             0..=3 => Perturbation::FlushTlb,
             4..=6 => Perturbation::FlushCode,
             _ => Perturbation::SaveRestore,
-        }
+        };
+        (kind, self.random >> 3)
     }
 }
 

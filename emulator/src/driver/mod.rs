@@ -96,11 +96,11 @@ pub trait Guest: Send {
     /// One line that says why it cannot be saved.
     fn save(&mut self) -> Result<Vec<u8>, String>;
 
-    /// Does something that must not show.
+    /// Does something that must not show; `random` decides about details.
     ///
     /// # Errors
     /// When the state cannot be saved or restored.
-    fn perturb(&mut self, kind: Perturbation) -> Result<(), String>;
+    fn perturb(&mut self, kind: Perturbation, random: u64) -> Result<(), String>;
 
     /// The run has ended: what belongs to it is brought to its end.
     ///
@@ -135,6 +135,9 @@ pub enum DriverError {
         /// What the system said.
         reason: String,
     },
+    /// The host has no random numbers for the guest.
+    #[error("the host gives no random numbers ({0})")]
+    Entropy(String),
     /// The machine cannot be saved or restored.
     #[error("snapshot: {0}")]
     Snapshot(String),

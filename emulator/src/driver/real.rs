@@ -8,6 +8,7 @@ use virtft_machine::io::{Input, InstructionCount, Output};
 
 use super::snapshot::Pending;
 use super::{DriverError, Guest, Milestones, OutputSink, RunEnd, Stop};
+use crate::entropy;
 use crate::exit::ExitStatus;
 use crate::pacing::Pacer;
 use crate::queue::InputQueue;
@@ -20,6 +21,8 @@ const MIN_SLICE: u64 = 5_000;
 const MAX_SLICE: u64 = 2_000_000;
 /// First guess of the guest's speed.
 const START_NS_PER_STEP: f64 = 10.0;
+/// The guest's random numbers get fresh entropy this often while it is busy.
+const RESEED_NS: u64 = 60_000_000_000;
 /// How long a snapshot waits for disk requests in flight.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -33,6 +36,8 @@ pub struct RealDriver<'a> {
     origin: Instant,
     /// Block requests handed out and not yet completed.
     in_flight: u64,
+    /// Host time of the next fresh entropy.
+    reseed_at: u64,
 }
 
 impl fmt::Debug for RealDriver<'_> {
@@ -55,7 +60,7 @@ impl<'a> RealDriver<'a> {
         for (_, input) in pending {
             guest.deliver(input);
         }
-        Self { guest, sink, queue, milestones, pacer, origin: Instant::now(), in_flight: 0 }
+        Self { guest, sink, queue, milestones, pacer, origin: Instant::now(), in_flight: 0, reseed_at: RESEED_NS }
     }
 
     /// Runs until the guest or the user ends it.
@@ -85,19 +90,25 @@ impl<'a> RealDriver<'a> {
             }
             match stop {
                 Stop::Idle { deadline_ns } => self.idle(deadline_ns),
-                _ => self.keep_pace(),
+                _ => self.keep_pace()?,
             }
         }
     }
 
-    fn keep_pace(&mut self) {
-        let pace = self.pacer.busy(self.now_ns(), self.guest.count());
+    fn keep_pace(&mut self) -> Result<(), DriverError> {
+        let now_ns = self.now_ns();
+        let pace = self.pacer.busy(now_ns, self.guest.count());
         if let Some(anchor) = pace.anchor {
             self.guest.deliver(Input::ClockAnchor(anchor));
         }
         if pace.hold_ns > 0 {
             std::thread::sleep(Duration::from_nanos(pace.hold_ns));
         }
+        if now_ns >= self.reseed_at {
+            self.reseed_at = now_ns + RESEED_NS;
+            self.guest.deliver(Input::EntropySeed(entropy::fresh_seed()?));
+        }
+        Ok(())
     }
 
     fn next_stop(&self) -> InstructionCount {

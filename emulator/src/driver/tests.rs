@@ -130,7 +130,7 @@ fn a_live_snapshot_waits_for_the_disk() {
     let file = directory.path().join("snapshot");
     let queue = Arc::new(InputQueue::default());
     let mut milestones = Milestones::default()
-        .with_save(&SavePoint { count: 5000, file: file.clone() })
+        .with_save(&SavePoint { count: Some(5000), file: file.clone() })
         .unwrap()
         .with_max_count(Some(6000));
     let mut guest = FakeGuest::new(&[Op::Submit, Op::Submit, Op::Work(100), Op::Work(1_000_000), Op::Shutdown]);
@@ -188,7 +188,9 @@ fn a_restored_virtual_run_goes_on_as_if_nothing_had_been() {
     // In the middle of disk requests; the script has been played by then.
     for count in [2_000_003, 5_000_000, 6_700_001] {
         let file = directory.path().join("snapshot");
-        let (_, _) = digests(9, |milestones| milestones.with_save(&SavePoint { count, file: file.clone() }).unwrap());
+        let (_, _) = digests(9, |milestones| {
+            milestones.with_save(&SavePoint { count: Some(count), file: file.clone() }).unwrap()
+        });
         // `digests` does not finish its milestones: the file still has its first name.
         let bytes = std::fs::read(directory.path().join("snapshot.unfinished")).unwrap();
         let (pending, state) = snapshot::parse(&bytes).unwrap();

@@ -47,6 +47,8 @@ pub struct VirtualDriver<'a> {
     flights: VecDeque<(u64, Flight)>,
     /// Completions that the host has brought before they were due.
     landed: BTreeMap<(DeviceIndex, RequestId), Input>,
+    /// The guest has ended the run itself.
+    guest_is_off: bool,
 }
 
 impl fmt::Debug for VirtualDriver<'_> {
@@ -67,7 +69,7 @@ impl<'a> VirtualDriver<'a> {
         pending: Pending,
     ) -> Self {
         let flights = pending.into_iter().map(|(due, input)| (due, Flight::Restored(input))).collect();
-        Self { guest, sink, queue, milestones, script, flights, landed: BTreeMap::new() }
+        Self { guest, sink, queue, milestones, script, flights, landed: BTreeMap::new(), guest_is_off: false }
     }
 
     /// Delivers the first anchor. Not after a restore: the machine goes on with the time it has.
@@ -78,9 +80,18 @@ impl<'a> VirtualDriver<'a> {
 
     /// Runs until the guest, the script or the user ends it.
     pub fn run(mut self) -> RunEnd {
-        let end = self.run_loop().unwrap_or_else(RunEnd::from);
+        let end = self.run_loop().and_then(|end| self.save_at_end(end)).unwrap_or_else(RunEnd::from);
         self.queue.close();
         end
+    }
+
+    /// A snapshot where the run was ended while the guest could have gone on.
+    fn save_at_end(&mut self, end: RunEnd) -> Result<RunEnd, DriverError> {
+        if end == RunEnd::quiet(ExitStatus::Clean) && !self.guest_is_off && self.milestones.saves_at_end() {
+            let pending = self.settle()?;
+            self.milestones.save_at_end(self.guest, &pending)?;
+        }
+        Ok(end)
     }
 
     fn run_loop(&mut self) -> Result<RunEnd, DriverError> {
@@ -96,6 +107,7 @@ impl<'a> VirtualDriver<'a> {
             let stop = self.guest.run(self.next_stop());
             self.send_outputs()?;
             if let Some(end) = RunEnd::of(&stop) {
+                self.guest_is_off = true;
                 return Ok(end);
             }
             self.reach_milestone()?;

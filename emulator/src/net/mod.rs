@@ -12,6 +12,7 @@ mod stream;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +23,7 @@ use std::thread::JoinHandle;
 
 use thiserror::Error;
 
-use crate::cli::{MacAddress, NetKind, NetOption};
+use crate::cli::{MacAddress, NetKind, NetLike, NetOption};
 use crate::queue::InputQueue;
 use crate::seccomp::Confinement;
 use crate::socket::SocketFile;
@@ -77,6 +78,15 @@ pub struct Offload {
     pub receive_segmentation: bool,
 }
 
+impl Offload {
+    /// What a kind of backend finishes, if the host has it all.
+    #[must_use]
+    pub fn of(kind: NetLike) -> Self {
+        let receive_segmentation = kind == NetLike::Tap;
+        Self { checksum: true, segmentation: true, receive_checksum: true, receive_segmentation }
+    }
+}
+
 /// What the machine's configuration needs to know of a network device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetFacts {
@@ -111,24 +121,23 @@ impl Net {
     /// # Errors
     /// See [`NetError`].
     pub fn open(option: &NetOption, index: u8) -> Result<Self, NetError> {
-        let stream_offload =
-            Offload { checksum: true, segmentation: true, receive_checksum: true, receive_segmentation: false };
         let (mut passt, mut socket) = (None, None);
         let (transport, offload) = match &option.kind {
-            NetKind::None => (None, Offload::default()),
+            NetKind::None { like } => (None, like.map_or_else(Offload::default, Offload::of)),
             NetKind::Tap(name) => {
                 let (tap, offload) = tap::Tap::open(name)?;
                 (Some(Transport::Tap(tap)), offload)
             }
-            NetKind::Stream { path, server } => {
+            NetKind::Stream { path, server, small_windows } => {
                 let (stream, file) = stream::Stream::open(path.clone(), *server)?;
                 socket = file;
-                (Some(Transport::Stream(stream)), stream_offload)
+                (Some(Transport::Stream(stream.with_small_windows(*small_windows))), Offload::of(NetLike::Stream))
             }
             NetKind::Passt => {
                 let (process, connection) = passt::Passt::start()?;
                 passt = Some(process);
-                (Some(Transport::Stream(stream::Stream::connected(connection)?)), stream_offload)
+                let stream = stream::Stream::connected(connection)?.with_small_windows(true);
+                (Some(Transport::Stream(stream)), Offload::of(NetLike::Stream))
             }
         };
         let link_up = match &transport {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use super::header::{NetHeader, checksum_is_valid, complete_checksum, receive_header};
 use super::segment::segment_tcp;
+use super::window::WindowLimiter;
 use super::{MAX_FRAME_BYTES, NetError};
 use crate::socket::{SocketFile, listen};
 
@@ -46,6 +47,8 @@ pub struct Stream {
     /// Whole frames for the guest, each with its header in front.
     backlog: VecDeque<Vec<u8>>,
     backlog_bytes: usize,
+    /// For a peer that loses what its socket has no room for.
+    windows: Option<WindowLimiter>,
 }
 
 impl Stream {
@@ -84,7 +87,15 @@ impl Stream {
             input: Vec::new(),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
+            windows: None,
         }
+    }
+
+    /// Keeps TCP windows small, for a peer that loses what its socket has no room for.
+    #[must_use]
+    pub fn with_small_windows(mut self, small: bool) -> Self {
+        self.windows = small.then(WindowLimiter::default);
+        self
     }
 
     /// Whether there is a peer.
@@ -131,8 +142,14 @@ impl Stream {
     pub fn send(&mut self, packet: &[u8]) -> bool {
         let Some((header, frame)) = NetHeader::split(packet) else { return false };
         if header.is_tcp_gso() {
-            let out = &mut self.out;
-            return segment_tcp(&header, frame, |segment| append(out, segment));
+            let Self { out, windows, .. } = self;
+            return segment_tcp(&header, frame, |segment| {
+                let start = out.len();
+                append(out, segment);
+                if let Some(windows) = windows {
+                    windows.limit(&mut out[start + 4..]);
+                }
+            });
         }
         if header.gso_type != 0 || frame.len() > MAX_FRAME_BYTES {
             return false;
@@ -142,6 +159,9 @@ impl Stream {
         if !complete_checksum(&header, &mut self.out[start + 4..]) {
             self.out.truncate(start);
             return false;
+        }
+        if let Some(windows) = &mut self.windows {
+            windows.limit(&mut self.out[start + 4..]);
         }
         true
     }

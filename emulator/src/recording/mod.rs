@@ -190,8 +190,8 @@ impl Guest for RecordingGuest {
         self.inner.save()
     }
 
-    fn perturb(&mut self, kind: Perturbation) -> Result<(), String> {
-        self.inner.perturb(kind)
+    fn perturb(&mut self, kind: Perturbation, random: u64) -> Result<(), String> {
+        self.inner.perturb(kind, random)
     }
 
     fn finish(&mut self) -> Result<(), DriverError> {

@@ -153,9 +153,11 @@ impl Pass {
             }
             if let Some(random) = &mut perturbations
                 && random.next() == count.0
-                && let Err(reason) = guest::perturb(&mut self.session.machine, random.advance())
             {
-                return RunEnd::with_report(ExitStatus::Internal, reason);
+                let (kind, details) = random.advance();
+                if let Err(reason) = guest::perturb(&mut self.session.machine, kind, details) {
+                    return RunEnd::with_report(ExitStatus::Internal, reason);
+                }
             }
             if fault.is_some_and(|fault| fault.count == count.0) {
                 fault = None;

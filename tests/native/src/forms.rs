@@ -205,6 +205,8 @@ pub fn is_odd(instruction: &Instruction, bytes: &[u8]) -> bool {
         [0xff, modrm, ..] => matches!(modrm >> 3 & 7, 2 | 4),
         // LOCK with MOV to and from CR0 is one of AMD's encodings of CR8.
         [0x0f, 0x20 | 0x22, ..] => return prefixes.contains(&0xf0),
+        // A hypervisor under this host may answer its hypercalls itself, whoever makes them.
+        [0x0f, 0x01, 0xc1 | 0xd9, ..] => return true,
         // AMD's processors still know how long 3DNow! instructions are.
         [0x0f, 0x0f, ..] => return true,
         _ => false,

@@ -57,6 +57,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ("x87 stores that an unmasked exception suppresses", "whether the address can fault still"),
     ("LDMXCSR, FXRSTOR, XRSTOR with bit 17 of MXCSR", "Intel raises #GP, AMD has the bit"),
     ("3DNow! opcodes (0F 0F)", "not tried: #UD on Intel; AMD still reads their operands"),
+    ("VMCALL, VMMCALL", "not tried: a hypervisor under the host answers them itself"),
     ("FXSAVE, XSAVE, XSAVEC", "MXCSR_MASK: AMD has bit 17; XSTATE_BV: what counts as in use"),
     ("x87 instruction, operand and opcode pointers", "AMD stores what Intel leaves out, and the other way round"),
 ];
