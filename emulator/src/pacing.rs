@@ -139,10 +139,6 @@ impl Pacer {
         let guest = self.line.time_at(count);
         let behind = self.behind_ns(host_ns, guest);
         let hold_ns = if behind < -MAX_AHEAD_NS { behind.unsigned_abs() - MAX_AHEAD_NS.unsigned_abs() / 2 } else { 0 };
-        if hold_ns > 0 {
-            // The time held back says nothing about the speed.
-            self.sample = None;
-        }
         let factor = self.correction(behind).filter(|_| self.spend_credit(host_ns));
         let anchor = factor.map(|factor| {
             #[expect(clippy::float_cmp, reason = "exactly one is what ends a correction")]
@@ -151,6 +147,15 @@ impl Pacer {
             self.anchor(count, guest, self.ns_per_step * factor)
         });
         Pace { anchor, hold_ns }
+    }
+
+    /// The guest was held back from `since_ns` to `host_ns`, as [`busy`](Self::busy) asked: that time says nothing about its
+    /// speed. What it executes in between still does, or a guess that is far too slow would never be corrected, because each
+    /// slice between two holds is too short to be measured by itself.
+    pub fn released(&mut self, since_ns: u64, host_ns: u64) {
+        if let Some((sample_ns, _)) = &mut self.sample {
+            *sample_ns += host_ns.saturating_sub(since_ns);
+        }
     }
 
     /// The factor on the measured speed that a new anchor should have, if one is needed.

@@ -27,7 +27,8 @@ class Console:
         self._closed = False
         self._changed = threading.Condition()
         self._commands = 0
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self):
         while True:
@@ -44,6 +45,12 @@ class Console:
                 self._changed.notify_all()
             if not data:
                 return
+
+    def finish(self, timeout=30):
+        """After the machine's end: waits until all that it printed is in the log."""
+        self._reader.join(timeout * SCALE)
+        if self._reader.is_alive():
+            raise ConsoleError("the console is still open after the machine's end")
 
     def text(self):
         """All that was printed so far."""

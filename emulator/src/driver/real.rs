@@ -102,7 +102,9 @@ impl<'a> RealDriver<'a> {
             self.guest.deliver(Input::ClockAnchor(anchor));
         }
         if pace.hold_ns > 0 {
+            let since_ns = self.now_ns();
             std::thread::sleep(Duration::from_nanos(pace.hold_ns));
+            self.pacer.released(since_ns, self.now_ns());
         }
         if now_ns >= self.reseed_at {
             self.reseed_at = now_ns + RESEED_NS;

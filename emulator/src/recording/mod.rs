@@ -21,7 +21,7 @@ use crate::guest::MachineGuest;
 use crate::run::MachinePlan;
 use sink::LogSink;
 
-/// While the guest idles, what was recorded is written out this often: a crash loses no more.
+/// What was recorded is written out this often: a crash loses no more.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 
 /// When snapshots are taken.
@@ -103,13 +103,18 @@ impl RecordingGuest {
         if let Some(frame) = self.recorder.full_frame() {
             self.sink.push(frame);
             self.flushed = Instant::now();
+        } else {
+            self.flush_if_due();
         }
     }
 
     fn flush_if_due(&mut self) {
-        if self.flushed.elapsed() < FLUSH_EVERY {
-            return;
+        if self.flushed.elapsed() >= FLUSH_EVERY {
+            self.flush();
         }
+    }
+
+    fn flush(&mut self) {
         if let Some(frame) = self.recorder.flush() {
             self.sink.push(frame);
         }
@@ -156,11 +161,12 @@ impl Guest for RecordingGuest {
             self.note_stop();
             match &stop {
                 Stop::Limit if self.inner.count() < until => continue,
-                Stop::Idle { .. } => self.flush_if_due(),
+                // Nothing may happen for long.
+                Stop::Idle { deadline_ns: None } => self.flush(),
                 Stop::Shutdown => self.end(EndReason::Off { status: 0 }),
                 Stop::DebugExit(value) => self.end(EndReason::Off { status: value << 1 | 1 }),
                 Stop::TripleFault(_) => self.end(EndReason::TripleFault),
-                Stop::Limit | Stop::Output | Stop::LogFailed(_) => {}
+                Stop::Limit | Stop::Output | Stop::Idle { .. } | Stop::LogFailed(_) => {}
             }
             return stop;
         }
