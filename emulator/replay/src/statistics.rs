@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use virtft_machine::io::Input;
+use virtft_machine::io::{ClockAnchor, Input};
 
 use crate::entry::{EntryKind, LogEntry, Positioned};
+use crate::entry_encode::Line;
 
 /// Entries of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,8 +30,8 @@ pub struct LogStatistics {
     pub file_bytes: u64,
     /// Count of the first and last entry.
     pub counts: Option<(u64, u64)>,
-    /// Guest time of the first and last clock anchor, in nanoseconds.
-    pub times_ns: Option<(u64, u64)>,
+    /// The first clock anchor, and the last with its count.
+    anchors: Option<(ClockAnchor, u64, ClockAnchor)>,
 }
 
 impl LogStatistics {
@@ -44,7 +45,8 @@ impl LogStatistics {
         self.counts = Some((self.counts.map_or(count, |(first, _)| first), count));
         match &entry.entry {
             LogEntry::Input(Input::ClockAnchor(anchor)) => {
-                self.times_ns = Some((self.times_ns.map_or(anchor.time_ns, |(first, _)| first), anchor.time_ns));
+                let first = self.anchors.map_or(*anchor, |(first, ..)| first);
+                self.anchors = Some((first, count, *anchor));
             }
             LogEntry::Snapshot(_) => self.snapshots += 1,
             _ => {}
@@ -73,10 +75,11 @@ impl LogStatistics {
         self.counts.map_or(0, |(first, last)| last - first)
     }
 
-    /// Guest time from the first clock anchor to the last, in nanoseconds.
+    /// Guest time from the first clock anchor to the last entry, in nanoseconds.
     #[must_use]
     pub fn guest_ns(&self) -> u64 {
-        self.times_ns.map_or(0, |(first, last)| last.saturating_sub(first))
+        let (Some((first, at, last)), Some((_, end))) = (self.anchors, self.counts) else { return 0 };
+        Line { at, anchor: last }.time_at(end).saturating_sub(first.time_ns)
     }
 }
 
