@@ -11,7 +11,7 @@ demo: assets
 	    --append 'console=ttyS0' --memory 512M --serial stdio
 
 test:
-	tests/lib/install-deps build assets debian network
+	tests/lib/install-deps build assets debian network replay
 	tests/run
 
 lint:

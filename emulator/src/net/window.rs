@@ -131,7 +131,7 @@ mod tests {
         let total = u16::try_from(length).unwrap().to_be_bytes();
         frame[14..]
             .copy_from_slice(&[0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
-        let offset = u8::try_from((20 + options.len()) / 4 << 4).unwrap();
+        let offset = u8::try_from(((20 + options.len()) / 4) << 4).unwrap();
         let mut tcp = vec![0x80, 0x01, 0, 22, 1, 2, 3, 4, 0, 0, 0, 0, offset, flags, 0, 0, 0, 0, 0, 0];
         tcp[WINDOW..WINDOW + 2].copy_from_slice(&window.to_be_bytes());
         tcp.extend(options);

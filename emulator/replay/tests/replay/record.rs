@@ -51,12 +51,12 @@ pub fn record(seed: u64, options: RecorderOptions, snapshots: bool) -> Recording
     run.deliver(Input::EntropySeed([seed.to_le_bytes()[0]; 32]));
     run.deliver(Input::RtcOrigin { unix_ns: 1 << 60 });
     run.deliver(Input::ClockAnchor(ClockAnchor { time_ns: 0, rate: 10 << 32 }));
-    run.to_the_end(snapshots);
+    run.play(snapshots);
     Recording { log: run.log, text: run.text }
 }
 
 impl Run {
-    fn to_the_end(&mut self, snapshots: bool) {
+    fn play(&mut self, snapshots: bool) {
         let mut asked_to_end = false;
         loop {
             let until = self.machine.count().0 + 1 + self.random.below(9_000);
