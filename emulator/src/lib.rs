@@ -15,6 +15,7 @@ mod entropy;
 pub mod exit;
 pub mod guest;
 pub mod host;
+pub mod logging;
 pub mod logtool;
 pub mod net;
 pub mod pacing;

@@ -1,17 +1,15 @@
 //! `virtft-emulator`: runs one virtual machine.
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 use virtft_emulator::cli::{Cli, Command};
 use virtft_emulator::driver::{Guest, RunEnd};
 use virtft_emulator::exit::ExitStatus;
 use virtft_emulator::guest::MachineGuest;
 use virtft_emulator::recording::RecordingGuest;
 use virtft_emulator::run::{self, MachinePlan};
-use virtft_emulator::{logtool, replay};
+use virtft_emulator::{logging, logtool, replay};
 
 /// What `log` says beside its findings.
 const LOG_COMMAND_FILTER: &str = "warn";
@@ -24,7 +22,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => &arguments.log_filter,
         Command::Log(_) => LOG_COMMAND_FILTER,
     };
-    if let Err(message) = start_log(filter) {
+    if let Err(message) = logging::start(filter) {
         return fail(&message);
     }
     let result = match &cli.command {
@@ -52,14 +50,6 @@ fn main() -> ExitCode {
 fn fail(message: &str) -> ExitCode {
     eprintln!("virtft-emulator: {message}");
     ExitStatus::Configuration.into()
-}
-
-fn start_log(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| format!("--log-filter '{filter}': {error}; write error, warn, info, debug or trace"))?;
-    let colour = stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colour).with_target(false).init();
-    Ok(())
 }
 
 /// Makes the machine of a plan.

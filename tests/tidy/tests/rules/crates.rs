@@ -150,20 +150,21 @@ fn refused_paths(table: &toml::Table) -> BTreeSet<&str> {
 
 #[test]
 fn fuzz_targets_are_listed() -> Result<()> {
-    let folder = root().join("fuzz/fuzz_targets");
-    let mut on_disk = BTreeSet::new();
-    if folder.exists() {
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            on_disk.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    // Each workspace of fuzz targets lies beside the crates that it feeds.
+    let workspaces: Vec<&str> =
+        ["emulator/fuzz", "driver/fuzz"].into_iter().filter(|path| root().join(path).exists()).collect();
+    assert!(workspaces.contains(&"emulator/fuzz"), "the emulator's fuzz targets are gone");
+    for workspace in workspaces {
+        let mut on_disk = BTreeSet::new();
+        for entry in std::fs::read_dir(root().join(workspace).join("fuzz_targets"))? {
+            on_disk.extend(entry?.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         }
-    }
-    let mut listed = BTreeSet::new();
-    if let Ok(manifest) = read("fuzz/Cargo.toml") {
-        let manifest: toml::Table = manifest.parse()?;
+        let manifest: toml::Table = read(&format!("{workspace}/Cargo.toml"))?.parse()?;
         let targets = manifest.get("bin").and_then(toml::Value::as_array).into_iter().flatten();
-        listed.extend(targets.filter_map(|target| Some(target.get("name")?.as_str()?.to_owned())));
+        let listed: BTreeSet<String> =
+            targets.filter_map(|target| Some(target.get("name")?.as_str()?.to_owned())).collect();
+        assert!(!listed.is_empty(), "{workspace} lists no target");
+        assert_eq!(on_disk, listed, "files in {workspace}/fuzz_targets and [[bin]] entries of its Cargo.toml");
     }
-    assert_eq!(on_disk, listed, "files in fuzz/fuzz_targets and [[bin]] entries of fuzz/Cargo.toml");
     Ok(())
 }
