@@ -18,13 +18,16 @@ lint:
 	tests/run --only format,lint
 
 bench: assets
-	tests/lib/install-deps bench
+	tests/lib/install-deps bench network
 	cargo build --locked --release --package virtft-emulator
 	tests/bench/run
+	tests/bench/recording
 
 # Tests drawn at random for MINUTES minutes.
 MINUTES ?= 60
 soak: assets
+	tests/lib/install-deps debian network replay
+	tests/assets/build-debian
 	cargo build --locked --profile checked --workspace
 	VIRTFT_EMULATOR=$(TARGET)/checked/virtft-emulator tests/soak/run --minutes $(MINUTES)
 

@@ -8,6 +8,7 @@
 Needs root. Everything is removed at the end, also after a failure.
 """
 
+import ctypes
 import os
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from vm import Net
 
+CLONE_NEWNET = 0x4000_0000
 TAP_GUEST = "10.77.0.2"
 TAP_HOST = "10.77.0.1"
 # By passt, TCP to the gateway's address reaches the namespace's own loopback; pings reach the gateway.
@@ -27,8 +29,9 @@ MACS = {"tap": "52:54:00:00:00:01", "stream": "52:54:00:00:00:02"}
 class World:
     """The namespace, its interfaces and passt, as a context manager."""
 
-    def __init__(self):
-        self.name = f"virtft-{os.getpid()}"
+    def __init__(self, word=""):
+        """`word` tells several of one process apart."""
+        self.name = f"virtft-{os.getpid()}{word and '-'}{word}"
         self.gateway = f"{self.name}-gw"
         self.prefix = ["ip", "netns", "exec", self.name]
         self._passt = None
@@ -86,6 +89,12 @@ class World:
             if self._passt.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"passt did not start: {log.read_text(errors='replace')}")
             time.sleep(0.05)
+
+    def enter(self):
+        """Moves the calling thread, and what it starts from now on, into the namespace."""
+        with open(f"/run/netns/{self.name}", "rb") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
 
     def run(self, command, timeout=120):
         """Runs a command in the namespace; returns its output, raises RuntimeError when it fails."""

@@ -57,3 +57,40 @@ fn fifteen_bytes_are_the_most() {
     assert_eq!(raised(&[&[0xf0; 14][..], &[0x90]].concat()), Some(6), "LOCK where it may not be");
     assert_eq!(raised(&prefixed(12, &[0xc7, 0x00, 1, 0])), Some(13), "an immediate that ends behind");
 }
+
+#[test]
+fn hints_do_nothing() {
+    // 0F 0D and 0F 18 to 0F 1F are where processors put instructions that older ones pass over: prefetches, MPX, CET's ENDBR and
+    // RDSSP, CLDEMOTE. None touches memory here, whatever its operand.
+    for opcode in [0x0d].into_iter().chain(0x18..=0x1f) {
+        let mut code = Vec::new();
+        for prefix in [&[][..], &[0x66], &[0xf2], &[0xf3], &[0xf3, 0x48]] {
+            for modrm in 0..=0xff_u8 {
+                // SIB and displacement, as ModRM asks; the base registers point nowhere.
+                let tail: &[u8] = match (modrm >> 6, modrm & 7) {
+                    (0, 4) => &[0x23],
+                    (0, 5) | (2, 0..=3 | 5..=7) => &[0, 0, 0, 0x10],
+                    (1, 4) => &[0x23, 1],
+                    (1, _) => &[1],
+                    (2, _) => &[0x23, 0, 0, 0, 0x10],
+                    _ => &[],
+                };
+                code.extend([prefix, &[0x0f, opcode, modrm], tail].concat());
+            }
+        }
+        code.push(0xf4);
+        let mut machine = Machine::long();
+        machine.put_bytes(CODE, &code);
+        machine.edit(|cpu| {
+            cpu.gpr = [0x1234_5678_9abc; 16];
+            cpu.gpr[4] = STACK;
+        });
+        let before = machine.cpu().gpr;
+        machine.run();
+        if let Some(vector) = machine.vector() {
+            let at = (machine.frame(vector).rip - CODE) as usize;
+            panic!("vector {vector} by {:02x?}", &code[at..at + 5]);
+        }
+        assert_eq!((machine.cpu().rip, machine.cpu().gpr), (CODE + code.len() as u64, before), "0F {opcode:02X}");
+    }
+}
