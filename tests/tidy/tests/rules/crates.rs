@@ -13,11 +13,12 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("virtft-cpu", &[]),
     ("virtft-machine", &["virtft-cpu"]),
     ("virtft-replay", &["virtft-machine"]),
-    ("virtft-emulator", &["virtft-cpu", "virtft-machine", "virtft-replay"]),
+    ("virtft-ft", &["virtft-replay"]),
+    ("virtft-emulator", &["virtft-cpu", "virtft-machine", "virtft-replay", "virtft-ft"]),
 ];
 
 /// The crates that are pure functions of their inputs.
-const PURE: &[&str] = &["virtft-cpu", "virtft-machine", "virtft-replay"];
+const PURE: &[&str] = &["virtft-cpu", "virtft-machine", "virtft-replay", "virtft-ft"];
 
 /// Everything that may be linked into a pure crate, with what it is for. None of these reads a clock, starts a thread, or
 /// opens a file or socket in what the pure crates call.
