@@ -13,6 +13,7 @@ pub mod disk;
 pub mod driver;
 mod entropy;
 pub mod exit;
+pub mod ft;
 pub mod guest;
 pub mod host;
 pub mod logging;
