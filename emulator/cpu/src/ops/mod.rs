@@ -109,19 +109,19 @@ fn is_too_long(ins: &Instruction, bytes: &[u8], mode: CodeMode) -> bool {
 /// True when the first bytes of an instruction make it undefined, whatever follows: then it raises #UD, and no byte behind them is
 /// needed. The decoder itself may want a ModRM byte before it gives up.
 pub(crate) fn is_undefined_however_it_goes_on(bytes: &[u8], mode: CodeMode) -> bool {
-    let is_prefix = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let is_rex = |byte: u8| mode == CodeMode::Bits64 && matches!(byte, 0x40..=0x4f);
+    let is_prefix =
+        |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || is_rex(byte);
     let prefixes = bytes.iter().take_while(|&&byte| is_prefix(byte)).count();
     let (prefixes, rest) = bytes.split_at(prefixes);
-    let after_rex = match rest {
-        [0x40..=0x4f, after @ ..] if mode == CodeMode::Bits64 => after,
-        _ => rest,
-    };
     // VEX says only in its later bytes what it is.
-    if matches!(after_rex, [] | [0xc4 | 0xc5, ..]) || rest.len() > LONGEST - 4 {
+    if matches!(rest, [] | [0xc4 | 0xc5, ..]) || rest.len() > LONGEST - 5 {
         return false;
     }
     // The prefixes that select an opcode, once each, leave room for the rest of any instruction.
     let mut start: Vec<u8> = [0x66, 0xf2, 0xf3].into_iter().filter(|byte| prefixes.contains(byte)).collect();
+    // REX counts only right before the opcode.
+    start.extend(prefixes.last().filter(|&&byte| is_rex(byte)));
     start.extend_from_slice(rest);
     (0..=u8::MAX).all(|next| {
         let mut whole = start.clone();

@@ -26,9 +26,18 @@ fn an_undefined_opcode_needs_no_byte_behind_it() {
 
 #[test]
 fn a_defined_opcode_wants_its_other_bytes() {
-    for bytes in
-        [&[0x0f][..], &[0x89], &[0x0f, 0x38], &[0xb8, 1, 2], &[0xc4, 0xe2], &[0xc5], &[0x66; 3], &[0x48], &[0x0f, 0xc7]]
-    {
+    for bytes in [
+        &[0x0f][..],
+        &[0x89],
+        &[0x0f, 0x38],
+        &[0xb8, 1, 2],
+        &[0xc4, 0xe2],
+        &[0xc5],
+        &[0x41, 0x67, 0xc4],
+        &[0x66; 3],
+        &[0x48],
+        &[0x0f, 0xc7],
+    ] {
         assert_eq!(at_the_end(bytes), (14, LAST + 0x1000), "{bytes:x?}");
     }
 }
