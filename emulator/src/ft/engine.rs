@@ -173,12 +173,19 @@ impl Engine {
     /// When there are no more threads.
     pub fn start(self) -> io::Result<EngineHandle> {
         let (ending, link) = (Arc::clone(&self.ending), Arc::clone(&self.parts.link));
-        let thread = std::thread::Builder::new().name("ft".into()).spawn(move || self.run())?;
+        let body = move || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run())).is_err() {
+                // Fail-stop: a replica whose protocol has failed is none. The other side goes on.
+                tracing::error!("the ft thread panicked; this process ends, so that the other host goes on");
+                std::process::abort();
+            }
+        };
+        let thread = std::thread::Builder::new().name("ft".into()).spawn(body)?;
         Ok(EngineHandle { ending, link, thread: Some(thread) })
     }
 
     fn run(mut self) {
-        self.note("started");
+        self.update(|status| "started".clone_into(&mut status.last_event));
         while !self.is_over() {
             self.wait();
             self.accept();
@@ -190,6 +197,8 @@ impl Engine {
             }
             while let Ok(command) = self.parts.commands.try_recv() {
                 let result = self.command(command.request);
+                // Whoever asks for the status next sees what came of it.
+                self.show();
                 // A client that hung up does not want to know.
                 let _ = command.answer.send(result);
             }

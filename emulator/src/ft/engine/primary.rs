@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use virtft_ft::{Hello, Message, PROTOCOL_VERSION, Primary, PrimaryAction, PrimaryEvent, PrimaryState};
 use virtft_machine::io::Output;
 use virtft_replay::Recorder;
+use virtft_replay::frame::FrameKind;
 
 use super::super::MACHINE;
 use super::super::arbiter::{Question, Reply};
@@ -29,7 +30,9 @@ pub(super) struct PrimaryRole {
     first: u64,
     next: u64,
     copy: DiskCopy,
-    /// The log has begun: pieces of disks may follow.
+    /// The machine was told to begin its log.
+    ordered: bool,
+    /// The log's opening is through: pieces of disks may follow.
     begun: bool,
     /// The machine stands still until the disks are copied.
     machine_waits: bool,
@@ -86,11 +89,11 @@ impl PrimaryRole {
     /// Something of the vCPU thread; also the bytes that the log grew by.
     pub fn item(&mut self, item: Item, now: u64) -> (Vec<PrimaryAction>, u64) {
         let event = match item {
-            Item::Begin(bytes) => {
-                self.begun = true;
-                return self.log(&bytes, now);
+            Item::Begin(bytes) => return self.log(&bytes, now),
+            Item::Frame(frame) => {
+                self.begun |= frame.kind == FrameKind::Snapshot;
+                return self.log(&frame.to_bytes(true), now);
             }
-            Item::Frame(frame) => return self.log(&frame.to_bytes(true), now),
             Item::Output(output) => {
                 self.held.push_back(output);
                 self.next += 1;
@@ -180,6 +183,7 @@ impl Engine {
         };
         let (node, actions) = Primary::new(hello, self.parts.protection.timing, self.now_ns());
         self.log_bytes = 0;
+        self.rate = (std::time::Instant::now(), 0);
         self.note(&format!("a backup is made at {peer}"));
         self.role = Role::Primary(Box::new(PrimaryRole {
             node,
@@ -188,6 +192,7 @@ impl Engine {
             first: 0,
             next: 0,
             copy: DiskCopy::of(&self.parts.disks),
+            ordered: false,
             begun: false,
             machine_waits: false,
             transferred: false,
@@ -271,8 +276,8 @@ impl Engine {
     /// The machine begins its log when the peer has agreed: a peer that refuses costs nothing.
     fn begin_when_connected(&mut self) {
         let Role::Primary(role) = &mut self.role else { return };
-        if role.node.state() == PrimaryState::Transferring && !role.begun {
-            role.begun = true;
+        if role.node.state() == PrimaryState::Transferring && !role.ordered {
+            role.ordered = true;
             self.order(Order::Protect);
         }
     }
