@@ -9,6 +9,7 @@ use virtft_machine::io::Output;
 
 use super::super::MACHINE;
 use super::super::arbiter::{Question, Reply};
+use super::super::generation::Copy;
 use super::super::growing::GrowingLog;
 use super::super::retained::Retained;
 use super::super::status::Status;
@@ -58,6 +59,11 @@ impl BackupLink {
         self.lock().retained.add(output);
     }
 
+    /// What consoles have shown on the primary's host.
+    pub fn take_scrollback(&self) -> Vec<Output> {
+        self.lock().retained.take_scrollback()
+    }
+
     /// Outputs that the primary may not have released.
     pub fn take_retained(&self) -> (Vec<Output>, u64) {
         self.lock().retained.take()
@@ -96,12 +102,14 @@ pub(super) struct BackupRole {
     listener: Option<TcpListener>,
     link: Arc<BackupLink>,
     told_rebuilt: bool,
+    /// How the images are marked.
+    copy: Option<Copy>,
 }
 
 impl BackupRole {
     pub fn new(parts: &EngineParts, listener: TcpListener, link: Arc<BackupLink>) -> Self {
         let node = Backup::new(&parts.vm, MACHINE, parts.protection.timing);
-        Self { node, listener: Some(listener), link, told_rebuilt: false }
+        Self { node, listener: Some(listener), link, told_rebuilt: false, copy: None }
     }
 
     pub fn listener(&self) -> Option<&TcpListener> {
@@ -123,6 +131,7 @@ impl BackupRole {
     pub fn replied(&mut self, reply: &Reply, now: u64) -> Vec<BackupAction> {
         match reply {
             Reply::Answered(_, answer) => self.node.handle(BackupEvent::Answered(*answer), now),
+            Reply::Confirmed(found) => self.node.handle(BackupEvent::Confirmed(*found), now),
             Reply::Recorded(..) => Vec::new(),
         }
     }
@@ -182,6 +191,7 @@ impl Engine {
                     role.link.log.append(&bytes);
                 }
                 BackupAction::Forget(outputs) => role.link.lock().retained.forget(outputs),
+                BackupAction::Confirm(key, token) => self.ask(Question::Confirm(key, token)),
                 BackupAction::TestAndSet(key) => {
                     self.note("the arbiter is asked who may go on alone");
                     self.ask(Question::TestAndSet(key));
@@ -195,11 +205,20 @@ impl Engine {
                 }
             }
         }
-        if let Role::Backup(role) = &self.role
-            && let Some(hello) = role.node.hello()
-        {
-            (self.parts.incarnation, self.epoch) = (hello.incarnation, hello.epoch);
+        self.note_copy();
+    }
+
+    /// A copy that is overwritten is marked before, and one that is complete afterwards.
+    fn note_copy(&mut self) {
+        let Role::Backup(role) = &mut self.role else { return };
+        let Some(hello) = role.node.hello() else { return };
+        let copy = if role.node.state() == BackupState::Armed { Copy::Replica } else { Copy::Incomplete };
+        if role.node.state() == BackupState::Deciding || role.copy == Some(copy) {
+            return;
         }
+        role.copy = Some(copy);
+        (self.parts.incarnation, self.epoch) = (hello.incarnation, hello.epoch);
+        self.mark(self.epoch, copy);
     }
 
     fn go_live(&mut self, epoch: u64, reason: String) {
@@ -209,6 +228,7 @@ impl Engine {
         self.transport = None;
         self.role = Role::Alone;
         self.epoch = epoch;
+        self.mark(epoch, Copy::Primary);
         let now = Instant::now();
         self.announce_until = Some((now, now + ANNOUNCE_FOR));
         self.next_spare = (!self.parts.protection.spares.is_empty()).then_some(now + self.spare_delay);
