@@ -28,10 +28,8 @@ use crate::script::Script;
 use crate::seccomp::Confinement;
 use crate::signals::Signals;
 
-/// Steps after which the ft thread is told how far the replay has come.
+/// Steps after which the replaying thread looks up.
 const SLICE: u64 = 1_000_000;
-/// Digests behind the transferred state: CPUs and devices, then memory.
-const REBUILT_ENTRIES: u64 = 3;
 /// After the log has ended, the verdict is there or comes at once.
 const VERDICT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -124,6 +122,7 @@ impl Replica {
 
     fn replay(&self, session: &mut Session) -> Result<SessionStop, SessionError> {
         let mut fault = self.fault;
+        self.link.follows(session.reached());
         loop {
             if fault.is_some_and(|count| session.machine.count().0 >= count) {
                 fault = None;
@@ -134,10 +133,6 @@ impl Replica {
                 Output::NetTransmit { .. } | Output::CharTransmit { .. } => self.link.emitted(output),
                 Output::Block { .. } | Output::BalloonInflate { .. } => {}
             })?;
-            self.link.executed(session.machine.now_ns());
-            if session.replayer().entries() >= REBUILT_ENTRIES {
-                self.link.rebuilt();
-            }
             if stop != SessionStop::Limit {
                 return Ok(stop);
             }

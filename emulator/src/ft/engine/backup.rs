@@ -1,6 +1,7 @@
 //! The backup's part of the ft thread.
 
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,11 @@ use super::super::growing::GrowingLog;
 use super::super::retained::Retained;
 use super::super::status::Status;
 use super::{ANNOUNCE_FOR, Engine, EngineParts, Role};
+use crate::replay::Reached;
+
+/// Entries that a log begins with: the snapshot, the digest of CPUs and devices, that of memory. When they are replayed, the machine
+/// is the primary's.
+const REBUILT_ENTRIES: u64 = 3;
 
 /// What the ft thread decided about a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +33,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 struct State {
     retained: Retained,
-    rebuilt: bool,
-    executed_ns: u64,
+    /// How far the replay has come.
+    reached: Arc<Reached>,
     /// The replaying thread can be no replica any more.
     failure: Option<String>,
     verdict: Option<Verdict>,
@@ -44,14 +50,9 @@ pub struct BackupLink {
 }
 
 impl BackupLink {
-    /// The machine was rebuilt, and its digests agree.
-    pub fn rebuilt(&self) {
-        self.lock().rebuilt = true;
-    }
-
-    /// Guest time reached.
-    pub fn executed(&self, guest_ns: u64) {
-        self.lock().executed_ns = guest_ns;
+    /// The replay begins: where it says how far it has come.
+    pub fn follows(&self, reached: Arc<Reached>) {
+        self.lock().reached = reached;
     }
 
     /// The replayed machine emitted an output.
@@ -138,10 +139,12 @@ impl BackupRole {
 
     /// Looks at what the replaying thread has said, then at the time.
     pub fn tick(&mut self, now: u64) -> Vec<BackupAction> {
-        let (rebuilt, guest_ns, failure) = {
+        let (reached, failure) = {
             let mut state = self.link.lock();
-            (state.rebuilt, state.executed_ns, state.failure.take())
+            (Arc::clone(&state.reached), state.failure.take())
         };
+        let rebuilt = reached.entries.load(Ordering::Relaxed) >= REBUILT_ENTRIES;
+        let guest_ns = reached.guest_ns.load(Ordering::Relaxed);
         let mut actions = self.node.handle(BackupEvent::Executed { guest_ns }, now);
         if rebuilt && !self.told_rebuilt {
             self.told_rebuilt = true;
