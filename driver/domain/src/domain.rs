@@ -86,9 +86,7 @@ impl Domain {
         check_name(&name)?;
         let uuid = domain.text_child("uuid")?.map(|text| read_uuid(&text)).transpose()?;
         let title = domain.text_child("title")?;
-        if title.as_ref().is_some_and(|title| title.contains('\n')) {
-            return Err(domain.invalid("<title> has more than one line"));
-        }
+        title.as_deref().map(check_title).transpose()?;
         let description = domain.text_child("description")?;
         let metadata = section(domain, "metadata", Metadata::read)?.unwrap_or_default();
         let memory = read_memory(domain)?;
@@ -167,6 +165,26 @@ impl Domain {
         w.into_string()
     }
 
+    /// Sets or removes the title.
+    ///
+    /// # Errors
+    /// When it has more than one line.
+    pub fn set_title(&mut self, title: Option<&str>) -> Result<(), DomainXmlError> {
+        title.map(check_title).transpose()?;
+        self.title = title.map(str::to_owned);
+        Ok(())
+    }
+
+    /// Sets or removes the description.
+    ///
+    /// # Errors
+    /// When XML cannot carry it.
+    pub fn set_description(&mut self, description: Option<&str>) -> Result<(), DomainXmlError> {
+        description.map(check_text).transpose()?;
+        self.description = description.map(str::to_owned);
+        Ok(())
+    }
+
     /// The UUID of a completed definition.
     #[must_use]
     pub fn known_uuid(&self) -> Uuid {
@@ -202,6 +220,21 @@ pub fn check_name(name: &str) -> Result<(), DomainXmlError> {
         return Ok(());
     };
     Err(DomainXmlError::invalid(reason))
+}
+
+fn check_title(title: &str) -> Result<(), DomainXmlError> {
+    if title.contains('\n') {
+        return Err(DomainXmlError::invalid("a title has one line"));
+    }
+    check_text(title)
+}
+
+fn check_text(text: &str) -> Result<(), DomainXmlError> {
+    if is_xml_text(text) {
+        Ok(())
+    } else {
+        Err(DomainXmlError::invalid("the text has characters that XML cannot carry"))
+    }
 }
 
 fn read_type(domain: &mut Element<'_>) -> Result<(), DomainXmlError> {

@@ -33,6 +33,8 @@ numbers! {
         InternalError = 1,
         /// Known, but not to be had from this hypervisor, or not for this domain.
         NoSupport = 3,
+        /// No driver for such a URI.
+        NoConnect = 5,
         /// An argument has no meaning.
         InvalidArgument = 8,
         /// It was tried and did not work, or a name is taken.
