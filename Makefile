@@ -3,28 +3,37 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ASSETS := $(or $(VIRTFT_ASSETS),target/assets)
 
-.PHONY: demo test lint bench soak assets debian
+.PHONY: demo demo-ft test lint bench soak assets debian
 
 demo: assets
 	cargo build --locked --release --package virtft-emulator
 	$(TARGET)/release/virtft-emulator run --kernel $(ASSETS)/vmlinuz --initrd $(ASSETS)/busybox.cpio \
 	    --append 'console=ttyS0' --memory 512M --serial stdio
 
+# A VM that keeps its TCP connection while its host is killed; needs root for its network namespaces.
+demo-ft: assets
+	tests/lib/install-deps ft
+	cargo build --locked --release --package virtft-emulator
+	VIRTFT_EMULATOR=$(TARGET)/release/virtft-emulator tests/demo/failover
+
 test:
-	tests/lib/install-deps build assets debian network replay
+	tests/lib/install-deps build assets debian network replay ft
 	tests/run
 
 lint:
 	tests/run --only format,lint
 
 bench: assets
-	tests/lib/install-deps bench
+	tests/lib/install-deps bench network
 	cargo build --locked --release --package virtft-emulator
 	tests/bench/run
+	tests/bench/recording
 
 # Tests drawn at random for MINUTES minutes.
 MINUTES ?= 60
 soak: assets
+	tests/lib/install-deps debian network replay
+	tests/assets/build-debian
 	cargo build --locked --profile checked --workspace
 	VIRTFT_EMULATOR=$(TARGET)/checked/virtft-emulator tests/soak/run --minutes $(MINUTES)
 

@@ -23,6 +23,8 @@ pub enum ExitStatus {
     Diverged,
     /// 8: a log is damaged or unfinished; what could be read of it was used.
     LogIncomplete,
+    /// 9: the other host of a pair runs the VM now.
+    RunsElsewhere,
     /// 64 + the low six bits of the byte that the guest wrote to the debug exit port.
     DebugExit(u8),
 }
@@ -40,6 +42,7 @@ Exit status:
   6     an input script waited for text that never came
   7     divergence: a replayed run is not the recorded one (or two compared logs differ)
   8     the log is damaged or unfinished; everything before that place was read, or replayed and equal
+  9     the other host of the pair has won the epoch and runs the VM, or protection ended before a backup was ready
   64-127  the guest wrote to the debug exit port: 64 + the low six bits of the value";
 
     /// The number that the parent process sees.
@@ -55,6 +58,7 @@ Exit status:
             Self::ScriptFailed => 6,
             Self::Diverged => 7,
             Self::LogIncomplete => 8,
+            Self::RunsElsewhere => 9,
             Self::DebugExit(value) => 64 | (value & 63),
         }
     }
@@ -82,6 +86,7 @@ mod tests {
             ExitStatus::ScriptFailed,
             ExitStatus::Diverged,
             ExitStatus::LogIncomplete,
+            ExitStatus::RunsElsewhere,
             ExitStatus::DebugExit(0),
         ];
         let codes: std::collections::BTreeSet<u8> = all.iter().map(|status| status.code()).collect();

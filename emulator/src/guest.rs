@@ -98,6 +98,12 @@ impl MachineGuest {
         Ok(Self { machine })
     }
 
+    /// A machine that was made elsewhere.
+    #[must_use]
+    pub fn with(machine: Machine) -> Self {
+        Self { machine }
+    }
+
     /// The machine itself.
     #[must_use]
     pub fn machine(&self) -> &Machine {

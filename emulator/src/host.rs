@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thiserror::Error;
-use virtft_machine::io::{CharPort, DeviceIndex, Input, Output};
+use virtft_machine::io::{BlockOperation, CharPort, DeviceIndex, Input, Output, RequestId};
 
 use crate::chardev::{CharDevice, CharError, CharHandle};
 use crate::cli::{CharOption, ClockMode, RunArguments};
 use crate::disk::{Completion, Disk, DiskError, DiskFacts, DiskHandle};
 use crate::driver::{DriverError, OutputSink};
+use crate::ft::COPY_BIT;
 use crate::net::{Net, NetError, NetFacts, NetHandle};
 use crate::queue::InputQueue;
 use crate::seccomp::Confinement;
@@ -99,15 +100,40 @@ impl Host {
         self.nets.iter().map(|net| net.facts).collect()
     }
 
-    /// Starts all threads; what they bring goes to `queue`.
+    /// MAC addresses of the network devices, in order.
+    #[must_use]
+    pub fn macs(&self) -> Vec<[u8; 6]> {
+        self.nets.iter().map(|net| net.facts.mac.0).collect()
+    }
+
+    /// Takes the disks out: a backup uses them itself until it goes live.
+    #[must_use]
+    pub fn take_disks(&mut self) -> Vec<Disk> {
+        std::mem::take(&mut self.disks)
+    }
+
+    /// Puts the disks back.
+    pub fn put_disks(&mut self, disks: Vec<Disk>) {
+        self.disks = disks;
+    }
+
+    /// Starts all threads; what they bring goes to `queue`, pieces of disks that were read for a copy to `copied`.
     ///
     /// # Errors
     /// When threads or descriptors have run out.
-    pub fn start(self, confinement: &Confinement, queue: &Arc<InputQueue>) -> Result<Backends, HostError> {
+    pub fn start(
+        self,
+        confinement: &Confinement,
+        queue: &Arc<InputQueue>,
+        copied: Option<&CopySink>,
+    ) -> Result<Backends, HostError> {
         let mut disks = Vec::new();
         for (disk, index) in self.disks.into_iter().zip(0_u8..) {
-            let queue = Arc::clone(queue);
+            let (queue, copied) = (Arc::clone(queue), copied.cloned());
             let complete = move |completion: Completion| {
+                if completion.request.0 & COPY_BIT != 0 {
+                    return copied.iter().for_each(|copied| copied(index, completion.clone()));
+                }
                 let Completion { request, status, data } = completion;
                 queue.push(Input::BlockCompletion { device: DeviceIndex(index), request, status, data });
             };
@@ -136,7 +162,17 @@ pub struct Backends {
     chars: BTreeMap<CharPort, CharHandle>,
 }
 
+/// Takes pieces of disks that were read for a copy, on the disk's thread.
+pub type CopySink = Arc<dyn Fn(u8, Completion) + Send + Sync>;
+
 impl Backends {
+    /// Reads a piece of a disk for a copy, behind all requests submitted before; false when the disk's thread has died.
+    #[must_use]
+    pub fn copy_read(&self, device: u8, request: RequestId, offset: u64, length: u32) -> bool {
+        let operation = BlockOperation::Read { offset, length };
+        self.disks.get(usize::from(device)).is_some_and(|disk| disk.submit(request, operation))
+    }
+
     /// What was lost on the way, for the log at the end.
     pub fn log_losses(&self) {
         for (index, net) in self.nets.iter().enumerate() {

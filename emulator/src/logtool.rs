@@ -105,6 +105,7 @@ impl Summary {
                 }
             }
             LogItem::File(_, bytes) => self.statistics.file_bytes += bytes.len() as u64,
+            LogItem::Disk(part) => self.statistics.file_bytes += part.data.len() as u64,
             LogItem::Snapshot(part) => {
                 self.statistics.snapshot_bytes += match part {
                     SnapshotPart::Pages { pages, .. } => pages.iter().map(|(_, bytes)| bytes.len() as u64).sum(),

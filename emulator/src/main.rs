@@ -1,17 +1,15 @@
 //! `virtft-emulator`: runs one virtual machine.
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
-use virtft_emulator::cli::{Cli, Command};
+use virtft_emulator::cli::{Cli, Command, RunArguments};
 use virtft_emulator::driver::{Guest, RunEnd};
 use virtft_emulator::exit::ExitStatus;
 use virtft_emulator::guest::MachineGuest;
 use virtft_emulator::recording::RecordingGuest;
 use virtft_emulator::run::{self, MachinePlan};
-use virtft_emulator::{logtool, replay};
+use virtft_emulator::{ft, logging, logtool, replay};
 
 /// What `log` says beside its findings.
 const LOG_COMMAND_FILTER: &str = "warn";
@@ -22,21 +20,30 @@ fn main() -> ExitCode {
         Command::Run(arguments) => &arguments.log_filter,
         Command::Record(arguments) => &arguments.run.log_filter,
         Command::Replay(arguments) => &arguments.log_filter,
-        Command::Log(_) => LOG_COMMAND_FILTER,
+        Command::Backup(arguments) => &arguments.log_filter,
+        Command::Log(_) | Command::Status(_) | Command::Protect(_) | Command::Failover(_) | Command::Unprotect(_) => {
+            LOG_COMMAND_FILTER
+        }
     };
-    if let Err(message) = start_log(filter) {
+    if let Err(message) = logging::start(filter) {
         return fail(&message);
     }
     let result = match &cli.command {
-        Command::Run(arguments) => run::run(arguments, make_machine).map_err(|error| error.to_string()),
+        Command::Run(arguments) if arguments.ft.ft.is_some() => run_protected(arguments),
+        Command::Run(arguments) => run::run(arguments, None, make_machine).map_err(|error| error.to_string()),
         Command::Record(arguments) => {
             let make = |plan: MachinePlan<'_>| -> Result<Box<dyn Guest>, String> {
                 Ok(Box::new(RecordingGuest::new(plan, &arguments.log)?))
             };
-            run::run(&arguments.run, make).map_err(|error| error.to_string())
+            run::run(&arguments.run, None, make).map_err(|error| error.to_string())
         }
         Command::Replay(arguments) => replay::replay(arguments),
         Command::Log(command) => logtool::run(command),
+        Command::Backup(arguments) => ft::backup(arguments),
+        Command::Status(arguments) => said(ft::client::status(&arguments.socket, arguments.json)),
+        Command::Protect(arguments) => said(ft::client::protect(&arguments.socket, arguments.peer.to_string())),
+        Command::Failover(arguments) => said(ft::client::failover(&arguments.socket)),
+        Command::Unprotect(arguments) => said(ft::client::unprotect(&arguments.socket)),
     };
     match result {
         Ok(RunEnd { status, report }) => {
@@ -54,12 +61,20 @@ fn fail(message: &str) -> ExitCode {
     ExitStatus::Configuration.into()
 }
 
-fn start_log(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| format!("--log-filter '{filter}': {error}; write error, warn, info, debug or trace"))?;
-    let colour = stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colour).with_target(false).init();
-    Ok(())
+/// Prints the answer of a running emulator.
+fn said(answer: Result<String, String>) -> Result<RunEnd, String> {
+    println!("{}", answer?);
+    Ok(RunEnd::quiet(ExitStatus::Clean))
+}
+
+/// Runs a machine that a backup can protect.
+fn run_protected(arguments: &RunArguments) -> Result<RunEnd, String> {
+    let setup = ft::Setup::new(&arguments.ft)?;
+    let link = std::sync::Arc::clone(&setup.link);
+    let make = move |plan: MachinePlan<'_>| -> Result<Box<dyn Guest>, String> {
+        Ok(Box::new(ft::ProtectedGuest::new(MachineGuest::new(plan)?, link)))
+    };
+    run::run(arguments, Some(setup), make).map_err(|error| error.to_string())
 }
 
 /// Makes the machine of a plan.

@@ -31,6 +31,8 @@ struct State {
     /// Chunks of typed bytes in `inputs`.
     chars: usize,
     stop: Option<ExitStatus>,
+    /// The vCPU thread is to look up from its sleep although nothing is here.
+    poked: bool,
     closed: bool,
 }
 
@@ -105,6 +107,13 @@ impl InputQueue {
         self.notify(state);
     }
 
+    /// Wakes the vCPU thread once, so that it runs the guest and sees what else has changed.
+    pub fn poke(&self) {
+        let mut state = self.lock();
+        state.poked = true;
+        self.notify(state);
+    }
+
     /// The status of a stop request, if there was one.
     #[must_use]
     pub fn stop_requested(&self) -> Option<ExitStatus> {
@@ -144,7 +153,7 @@ impl InputQueue {
     pub fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.lock();
         loop {
-            if !state.inputs.is_empty() || state.stop.is_some() {
+            if !state.inputs.is_empty() || state.stop.is_some() || std::mem::take(&mut state.poked) {
                 return true;
             }
             state = match deadline {

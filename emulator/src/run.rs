@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
-use virtft_machine::io::{DeviceIndex, Input, InstructionCount};
+use virtft_machine::io::{ClockAnchor, DeviceIndex, Input, InstructionCount, Output};
 
 use crate::cli::{ClockMode, OptionError, RunArguments};
 use crate::disk::DiskFacts;
 use crate::driver::real::RealDriver;
 use crate::driver::virtual_clock::VirtualDriver;
-use crate::driver::{DriverError, Guest, Milestones, RunEnd, snapshot};
+use crate::driver::{DriverError, Guest, Milestones, OutputSink, RunEnd, snapshot};
 use crate::entropy;
 use crate::exit::ExitStatus;
-use crate::host::{Backends, Host, HostError};
+use crate::ft::{EngineHandle, Fittings, Setup, SharedBackends};
+use crate::host::{Host, HostError};
 use crate::net::NetFacts;
 use crate::queue::InputQueue;
 use crate::script::{Script, ScriptError, ScriptPlayer};
@@ -91,12 +92,13 @@ impl std::fmt::Debug for MachinePlan<'_> {
     }
 }
 
-/// Runs a machine made by `make`.
+/// Runs a machine made by `make`; with `ft`, under the protection that it sets up.
 ///
 /// # Errors
 /// When it cannot be started.
 pub fn run(
     arguments: &RunArguments,
+    ft: Option<Setup>,
     make: impl FnOnce(MachinePlan<'_>) -> Result<Box<dyn Guest>, String>,
 ) -> Result<RunEnd, StartError> {
     arguments.check()?;
@@ -131,7 +133,11 @@ pub fn run(
     let milestones = open_milestones(arguments, guest.count())?;
     let queue = Arc::new(InputQueue::default());
     signals.start(&confinement, Arc::clone(&queue))?;
-    let backends = host.start(&confinement, &queue)?;
+    let (disks, macs) = (host.disk_facts(), host.macs());
+    let backends = SharedBackends::default();
+    backends.replace(Some(host.start(&confinement, &queue, ft.as_ref().map(|setup| &setup.copies))?));
+    let fittings = Fittings { queue: Arc::clone(&queue), backends: backends.clone(), disks, macs };
+    let engine = ft.map(|setup| setup.start(fittings)).transpose().map_err(StartError::Machine)?;
     let vcpu = VcpuThread {
         guest,
         backends,
@@ -143,12 +149,18 @@ pub fn run(
         restored,
         links,
         clock: arguments.clock,
+        took_over: None,
     };
-    wait_for(vcpu, &confinement)
+    wait_for(vcpu, &confinement, engine)
 }
 
 /// Runs the vCPU thread and cleans up after it.
-fn wait_for(vcpu: VcpuThread, confinement: &Confinement) -> Result<RunEnd, StartError> {
+pub(crate) fn wait_for(
+    vcpu: VcpuThread,
+    confinement: &Confinement,
+    engine: Option<EngineHandle>,
+) -> Result<RunEnd, StartError> {
+    let backends = vcpu.backends.clone();
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = threads::spawn("vcpu", ThreadClass::Vcpu, confinement, move || {
         // What the thread owned is cleaned up where that is allowed.
@@ -157,41 +169,70 @@ fn wait_for(vcpu: VcpuThread, confinement: &Confinement) -> Result<RunEnd, Start
     confinement.enter(ThreadClass::Control)?;
     let result = receiver.recv();
     let panicked = thread.join().is_err();
-    let Ok((end, backends, mut milestones)) = result else {
+    if let Some(engine) = engine {
+        engine.finish();
+    }
+    let Ok((end, mut milestones)) = result else {
         let status = if panicked { "panicked" } else { "ended" };
         return Ok(RunEnd::with_report(ExitStatus::Internal, format!("the vCPU thread {status}; see the log above")));
     };
-    backends.log_losses();
-    drop(backends);
+    if let Some(backends) = backends.replace(None) {
+        backends.log_losses();
+    }
     match milestones.finish() {
         Err(error) if end.status == ExitStatus::Clean => Ok(error.into()),
         _ => Ok(end),
     }
 }
 
+/// How a backup's machine goes on.
+#[derive(Debug)]
+pub(crate) struct TakeOver {
+    /// Guest time at which it should be: what it was plus what has passed since.
+    pub time_ns: u64,
+    /// Outputs that the primary may not have released.
+    pub retained: Vec<Output>,
+}
+
 /// What the vCPU thread takes with it.
-struct VcpuThread {
-    guest: Box<dyn Guest>,
-    backends: Backends,
-    queue: Arc<InputQueue>,
-    milestones: Milestones,
-    pending: snapshot::Pending,
-    script: Script,
-    seed: [u8; 32],
-    restored: bool,
+pub(crate) struct VcpuThread {
+    pub guest: Box<dyn Guest>,
+    pub backends: SharedBackends,
+    pub queue: Arc<InputQueue>,
+    pub milestones: Milestones,
+    pub pending: snapshot::Pending,
+    pub script: Script,
+    pub seed: [u8; 32],
+    pub restored: bool,
     /// Network devices whose link is not what the machine has, and whether their backend has a peer.
-    links: Vec<(DeviceIndex, bool)>,
-    clock: ClockMode,
+    pub links: Vec<(DeviceIndex, bool)>,
+    pub clock: ClockMode,
+    /// Where another host's machine goes on here.
+    pub took_over: Option<TakeOver>,
 }
 
 impl VcpuThread {
-    fn run(self) -> (RunEnd, Backends, Milestones) {
-        let Self { mut guest, mut backends, queue, mut milestones, pending, script, seed, restored, links, clock } =
-            self;
+    fn run(self) -> (RunEnd, Milestones) {
+        let Self {
+            mut guest,
+            mut backends,
+            queue,
+            mut milestones,
+            pending,
+            script,
+            seed,
+            restored,
+            links,
+            clock,
+            took_over,
+        } = self;
         let end = match clock {
             ClockMode::Real => {
                 guest.deliver(Input::EntropySeed(seed));
-                guest.deliver(Input::RtcOrigin { unix_ns: unix_ns().saturating_sub(guest.time_ns()) });
+                match took_over {
+                    None => guest.deliver(Input::RtcOrigin { unix_ns: unix_ns().saturating_sub(guest.time_ns()) }),
+                    Some(take_over) => go_on(guest.as_mut(), &mut backends, take_over),
+                }
                 // Changes since then are in the queue. Under the virtual clock the script owns the links.
                 for (device, up) in links {
                     guest.deliver(Input::NetLink { device, up });
@@ -217,7 +258,19 @@ impl VcpuThread {
             Err(error) if end.status == ExitStatus::Clean => error.into(),
             _ => end,
         };
-        (end, backends, milestones)
+        (end, milestones)
+    }
+}
+
+/// Another host's machine goes on here: its clock is set, and what it had said and nobody may have heard is said.
+fn go_on(guest: &mut dyn Guest, backends: &mut SharedBackends, take_over: TakeOver) {
+    let time_ns = take_over.time_ns.max(guest.time_ns());
+    guest.deliver(Input::ClockAnchor(ClockAnchor { time_ns, rate: virtft_machine::clock::RATE_ONE }));
+    for output in take_over.retained {
+        // Its device is there: the machine has the same ones.
+        if let Err(error) = backends.send(output) {
+            tracing::error!("an output is lost: {error}");
+        }
     }
 }
 
@@ -263,7 +316,7 @@ fn read_snapshot(arguments: &RunArguments) -> Result<(snapshot::Pending, Option<
 }
 
 /// Nanoseconds since 1970; zero for a host whose clock stands before that.
-fn unix_ns() -> u64 {
+pub(crate) fn unix_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()

@@ -25,6 +25,13 @@ WORKLOADS = ROOT / "tests/workloads/guest"
 # The cards have no carrier until the machine is continued, so that nothing in the guest gives up waiting for an address.
 SCRIPT = 'link 0 down\nlink 1 down\nexpect "virtft login: "\n+20M end\n'
 TYPE_LOGIN = 'send "root\\n"\nexpect "Password: "\nsend "virtft\\n"\nexpect "root@virtft:~# "\n'
+# All workloads of the second disk, and a clean power-off.
+WORK = r"""
+send "mkdir -p tests && tar x -f /dev/vdb -C tests && sh tests/all.sh\n"
+expect "virtft: workloads ok"
+expect "root@virtft:~# "
+send "systemctl poweroff\n"
+"""
 
 
 @dataclass

@@ -81,17 +81,17 @@ def compare(first, second, since=0):
 
 
 class HostLoad:
-    """Keeps every host processor busy while the context lasts."""
+    """Keeps every host processor and its memory bus busy while the context lasts."""
 
     def __enter__(self):
-        spin = ["sh", "-c", "while :; do :; done"]
-        self._spinners = [subprocess.Popen(spin) for _ in range((os.cpu_count() or 1) + 1)]
+        cpus = os.cpu_count() or 1
+        command = ["stress-ng", "--quiet", "--cpu", str(cpus), "--vm", "1", "--vm-bytes", "128M", "--vm-keep"]
+        self._load = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         return self
 
     def __exit__(self, *_):
-        for spinner in self._spinners:
-            spinner.kill()
-            spinner.wait()
+        self._load.terminate()
+        self._load.wait()
 
 
 def other_builds():

@@ -8,6 +8,7 @@
 Needs root. Everything is removed at the end, also after a failure.
 """
 
+import ctypes
 import os
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from vm import Net
 
+CLONE_NEWNET = 0x4000_0000
 TAP_GUEST = "10.77.0.2"
 TAP_HOST = "10.77.0.1"
 # By passt, TCP to the gateway's address reaches the namespace's own loopback; pings reach the gateway.
@@ -27,8 +29,9 @@ MACS = {"tap": "52:54:00:00:00:01", "stream": "52:54:00:00:00:02"}
 class World:
     """The namespace, its interfaces and passt, as a context manager."""
 
-    def __init__(self):
-        self.name = f"virtft-{os.getpid()}"
+    def __init__(self, word=""):
+        """`word` tells several of one process apart."""
+        self.name = f"virtft-{os.getpid()}{word and '-'}{word}"
         self.gateway = f"{self.name}-gw"
         self.prefix = ["ip", "netns", "exec", self.name]
         self._passt = None
@@ -54,19 +57,19 @@ class World:
         self._folder.cleanup()
 
     def _build(self):
-        _ip("netns", "add", self.name)
-        _ip("netns", "add", self.gateway)
+        ip("netns", "add", self.name)
+        ip("netns", "add", self.gateway)
         inside = ["-n", self.name]
-        _ip(*inside, "link", "set", "lo", "up")
-        _ip(*inside, "link", "add", "uplink", "type", "veth", "peer", "name", "gateway", "netns", self.gateway)
-        _ip("-n", self.gateway, "addr", "add", "192.0.2.1/24", "dev", "gateway")
-        _ip("-n", self.gateway, "link", "set", "gateway", "up")
-        _ip(*inside, "addr", "add", "192.0.2.2/24", "dev", "uplink")
-        _ip(*inside, "link", "set", "uplink", "up")
-        _ip(*inside, "route", "add", "default", "via", "192.0.2.1", "dev", "uplink")
-        _ip(*inside, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr")
-        _ip(*inside, "addr", "add", f"{TAP_HOST}/24", "dev", "tap0")
-        _ip(*inside, "link", "set", "tap0", "up")
+        ip(*inside, "link", "set", "lo", "up")
+        ip(*inside, "link", "add", "uplink", "type", "veth", "peer", "name", "gateway", "netns", self.gateway)
+        ip("-n", self.gateway, "addr", "add", "192.0.2.1/24", "dev", "gateway")
+        ip("-n", self.gateway, "link", "set", "gateway", "up")
+        ip(*inside, "addr", "add", "192.0.2.2/24", "dev", "uplink")
+        ip(*inside, "link", "set", "uplink", "up")
+        ip(*inside, "route", "add", "default", "via", "192.0.2.1", "dev", "uplink")
+        ip(*inside, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr")
+        ip(*inside, "addr", "add", f"{TAP_HOST}/24", "dev", "tap0")
+        ip(*inside, "link", "set", "tap0", "up")
         # passt pings with unprivileged sockets.
         self.run(["sh", "-c", "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range"])
         self._start_passt()
@@ -86,6 +89,10 @@ class World:
             if self._passt.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"passt did not start: {log.read_text(errors='replace')}")
             time.sleep(0.05)
+
+    def enter(self):
+        """Moves the calling thread, and what it starts from now on, into the namespace."""
+        enter_namespace(f"/run/netns/{self.name}")
 
     def run(self, command, timeout=120):
         """Runs a command in the namespace; returns its output, raises RuntimeError when it fails."""
@@ -108,7 +115,15 @@ class World:
         return [Net("tap", "tap0", MACS["tap"]), Net("stream", str(self.socket), MACS["stream"])]
 
 
-def _ip(*arguments):
+def enter_namespace(path):
+    """Moves the calling thread, and what it starts from now on, into a network namespace."""
+    with open(path, "rb") as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns {path}")
+
+
+def ip(*arguments):
+    """Runs `ip`; raises RuntimeError when it fails."""
     result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False, timeout=20)
     if result.returncode != 0:
         raise RuntimeError(f"ip {' '.join(arguments)}: {result.stderr.strip()}")

@@ -9,7 +9,7 @@ from console import SCALE
 from recorded import HostLoad
 from recording import recorded
 from report import expect_equal
-from vm import ASSETS, Machine
+from vm import ASSETS, LOGS, Machine
 from world import TAP_GUEST, TAP_HOST
 
 UP = "virtft: userland up"
@@ -59,7 +59,7 @@ def hostile(name, vcpus=2, options=(), seed=1):
 def idle_for_an_hour(name, options=()):
     """An hour of a guest that sleeps, under the virtual clock."""
     machine = Machine(append="console=ttyS0 quiet", extra=["--clock", "virtual"])
-    script = ASSETS / f".{name}.script"
+    script = LOGS / f"{name}.script"
     script.write_text('expect "/ # "\nsend "sleep 3600; poweroff -f\\n"\n', encoding="ascii")
     machine.extra += ["--inputs", str(script)]
     with recorded(machine, name, options) as (vm, recording):

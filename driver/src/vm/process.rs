@@ -182,6 +182,7 @@ mod tests {
 
     #[test]
     fn a_child_is_followed_to_its_end() {
+        #[allow(clippy::zombie_processes, reason = "it is collected through its descriptor, which is the test")]
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let process = Process::open(pid).unwrap();

@@ -11,6 +11,10 @@ mod code;
 mod debug;
 #[path = "system/events.rs"]
 mod events;
+#[path = "system/legacy.rs"]
+mod legacy;
+#[path = "system/lengths.rs"]
+mod lengths;
 #[path = "system/paging.rs"]
 mod paging;
 #[path = "system/registers.rs"]

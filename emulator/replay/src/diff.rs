@@ -73,7 +73,7 @@ fn next_entry<R: Read>(reader: &mut LogReader<R>) -> Result<Option<Positioned>, 
         match reader.next()? {
             None => return Ok(None),
             Some(LogItem::Entry(entry, _)) => return Ok(Some(entry)),
-            Some(LogItem::File(..) | LogItem::Snapshot(_)) => {}
+            Some(LogItem::File(..) | LogItem::Snapshot(_) | LogItem::Disk(_)) => {}
         }
     }
 }

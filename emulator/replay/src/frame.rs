@@ -39,6 +39,8 @@ pub enum FrameKind {
     Snapshot,
     /// Entries.
     Entries,
+    /// Part of a disk: only in a state transfer.
+    Disk,
 }
 
 impl FrameKind {
@@ -48,11 +50,13 @@ impl FrameKind {
             Self::File => 1,
             Self::Snapshot => 2,
             Self::Entries => 3,
+            Self::Disk => 4,
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Header, Self::File, Self::Snapshot, Self::Entries].into_iter().find(|kind| kind.code() == code)
+        let all = [Self::Header, Self::File, Self::Snapshot, Self::Entries, Self::Disk];
+        all.into_iter().find(|kind| kind.code() == code)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::entry::{EndReason, LogEntry, Positioned};
 use crate::entry_decode::{EntryDecoder, EntryError};
 use crate::frame::{Frame, FrameError, FrameKind};
 use crate::header::{FORMAT_VERSION, HeaderError, LOG_MAGIC, LogHeader};
-use crate::snapshot::SnapshotPart;
+use crate::snapshot::{DiskPart, SnapshotPart};
 
 /// Which file a part belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum LogItem {
     File(FileId, Vec<u8>),
     /// The next part of a snapshot.
     Snapshot(SnapshotPart),
+    /// The next part of a disk, in a state transfer.
+    Disk(DiskPart),
     /// An entry, and the bytes that it takes in its frame.
     Entry(Positioned, usize),
 }
@@ -226,6 +228,10 @@ impl<R: Read> LogReader<R> {
                 FrameKind::Snapshot => {
                     let part = SnapshotPart::from_bytes(&frame.payload);
                     return Ok(Some(LogItem::Snapshot(part.map_err(|source| LogError::Snapshot { offset, source })?)));
+                }
+                FrameKind::Disk => {
+                    let part = DiskPart::from_bytes(&frame.payload);
+                    return Ok(Some(LogItem::Disk(part.map_err(|source| LogError::Snapshot { offset, source })?)));
                 }
                 FrameKind::Entries => self.take_entries(offset, &frame)?,
             }

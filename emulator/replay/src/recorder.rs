@@ -12,7 +12,7 @@ use crate::frame::{Frame, FrameKind};
 use crate::header::LogHeader;
 use crate::outputs::OutputDigest;
 use crate::reader::FileId;
-use crate::snapshot;
+use crate::snapshot::{self, DiskPart, SnapshotPart};
 
 /// A frame is full when its payload has so many bytes.
 pub const FRAME_BYTES: usize = 64 << 10;
@@ -156,6 +156,40 @@ impl Recorder {
             emit(Frame { kind: FrameKind::Snapshot, epoch: 0, sequence, payload: part.to_bytes() });
         });
         self.put(machine.count(), &LogEntry::Snapshot(number));
+    }
+
+    /// The frame of a part of snapshot 0 that is taken while the machine runs; before any entry.
+    #[must_use]
+    pub fn part_frame(part: &SnapshotPart) -> Frame {
+        Frame { kind: FrameKind::Snapshot, epoch: 0, sequence: 0, payload: part.to_bytes() }
+    }
+
+    /// The frame of a part of a disk; before any entry.
+    #[must_use]
+    pub fn disk_frame(part: &DiskPart) -> Frame {
+        Frame { kind: FrameKind::Disk, epoch: 0, sequence: 0, payload: part.to_bytes() }
+    }
+
+    /// Snapshot 0 is whole and `machine` stands where it was taken: says so, and puts digests of everything, so that whoever
+    /// rebuilds the machine can compare.
+    pub fn transferred(&mut self, machine: &mut Machine) {
+        self.snapshots = 1;
+        self.put(machine.count(), &LogEntry::Snapshot(0));
+        self.put_state_digest(machine);
+        let digest = machine.memory_digest();
+        self.put(machine.count(), &LogEntry::MemoryDigest(digest));
+    }
+
+    /// Outputs left the machine at `count` and wait until the log up to here is held by another: whoever replays it must
+    /// come so far.
+    pub fn mark(&mut self, count: InstructionCount) {
+        self.put(count, &LogEntry::Mark);
+    }
+
+    /// Digest of the outputs so far.
+    #[must_use]
+    pub fn output_digest(&self) -> OutputDigest {
+        self.outputs
     }
 
     /// The run ends now: the last frame.

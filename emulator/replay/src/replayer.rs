@@ -266,9 +266,12 @@ impl Replayer {
 
     /// Applies the pending entry, whose position the machine has reached.
     fn apply(&mut self, machine: &mut Machine) -> Result<Option<Step>, Box<Divergence>> {
-        // Digests and the end cover the outputs that were emitted on the way here.
+        // Digests, marks and the end cover the outputs that were emitted on the way here.
         let covers_outputs = self.pending.as_ref().is_some_and(|pending| {
-            matches!(pending.entry, LogEntry::StateDigest { .. } | LogEntry::Snapshot(_) | LogEntry::End(_))
+            matches!(
+                pending.entry,
+                LogEntry::StateDigest { .. } | LogEntry::Snapshot(_) | LogEntry::Mark | LogEntry::End(_)
+            )
         });
         if covers_outputs && machine.platform().has_outputs() {
             return Ok(Some(self.take_outputs(machine)));

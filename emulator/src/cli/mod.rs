@@ -4,6 +4,7 @@
 //! once. Nothing here touches the host.
 
 mod devices;
+mod ft;
 mod keyval;
 mod log;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use devices::{CharOption, DebugConOption, DiskOption, ImageFormat, MacAddress, NetKind, NetLike, NetOption};
+pub use ft::{BackupArguments, FtArguments, FtOption, ProtectArguments, SocketArguments, StatusArguments};
 pub use keyval::{OptionError, parse_count, parse_size};
 pub use log::{
     BootFilesOption, DiskDataOption, InjectedFault, LogCommand, LogOptions, RecordArguments, ReplayArguments, Speed,
@@ -46,6 +48,17 @@ pub enum Command {
     /// Repeat a recorded run, instruction for instruction, and compare it with what the log says
     #[command(after_help = ExitStatus::HELP)]
     Replay(Box<ReplayArguments>),
+    /// Wait for a primary, keep a copy of its machine, and take over when its host dies
+    #[command(after_help = ExitStatus::HELP)]
+    Backup(Box<BackupArguments>),
+    /// Show how a VM and its protection stand
+    Status(StatusArguments),
+    /// Make a backup for a running VM, and wait until it protects
+    Protect(ProtectArguments),
+    /// Let the backup take over, as planned
+    Failover(SocketArguments),
+    /// Go on without the backup
+    Unprotect(SocketArguments),
     /// Look at logs
     #[command(subcommand, after_help = ExitStatus::HELP)]
     Log(LogCommand),
@@ -160,6 +173,10 @@ pub struct RunArguments {
     #[arg(long, value_name = "SEED", help_heading = "Determinism")]
     pub perturb: Option<u64>,
 
+    /// Fault tolerance.
+    #[command(flatten)]
+    pub ft: FtArguments,
+
     /// Run without the seccomp filters (for debuggers and profilers)
     #[arg(long, help_heading = "Host")]
     pub no_seccomp: bool,
@@ -198,6 +215,9 @@ impl RunArguments {
             return conflict("--save-at end=FILE needs --clock virtual: otherwise give a count");
         }
         if self.clock == ClockMode::Virtual {
+            if self.ft.ft.is_some() {
+                return conflict("--ft needs --clock real: a pair follows the hosts' clocks");
+            }
             if self.net.iter().any(|net| !matches!(net.kind, NetKind::None { .. })) {
                 return conflict(
                     "--clock virtual has no host network: use --net none and let --inputs bring the packets",
@@ -224,6 +244,35 @@ impl RunArguments {
     /// When the file cannot be read or a line of it is wrong.
     pub fn load_script(&self) -> Result<Option<Script>, ScriptError> {
         self.inputs.as_deref().map(Script::load).transpose()
+    }
+
+    /// The devices of a backup; everything else comes from its primary.
+    #[must_use]
+    pub fn for_backup(backup: &BackupArguments) -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            append: String::new(),
+            snapshot: None,
+            memory: 0,
+            vcpus: 1,
+            disk: backup.disk.clone(),
+            net: backup.net.clone(),
+            serial: backup.serial.clone(),
+            console: backup.console.clone(),
+            debugcon: backup.debugcon.clone(),
+            clock: ClockMode::Real,
+            inputs: None,
+            rng_seed: None,
+            digest_every: None,
+            digest_log: None,
+            max_count: None,
+            save_at: Vec::new(),
+            perturb: None,
+            ft: FtArguments::default(),
+            no_seccomp: backup.no_seccomp,
+            log_filter: backup.log_filter.clone(),
+        }
     }
 
     /// Every character backend of the command line.

@@ -59,6 +59,11 @@ impl Disk {
         self.executor.digest().map_err(|error| format!("disk {}: it cannot be read ({error})", self.facts.id))
     }
 
+    /// Executes a request on the caller's thread.
+    pub fn execute(&mut self, request: RequestId, operation: BlockOperation) -> Completion {
+        self.executor.execute(request, operation)
+    }
+
     /// For a caller that executes requests on its own thread.
     #[must_use]
     pub fn into_executor(self) -> Executor {

@@ -45,6 +45,8 @@ pub enum Stop {
     DebugExit(u8),
     /// The log of a recorded run cannot be written: one line.
     LogFailed(String),
+    /// The machine must not run here any more: one line, and whether that was wished.
+    Elsewhere(String, bool),
 }
 
 /// What a digest covers.
@@ -174,6 +176,10 @@ impl RunEnd {
             }
             Stop::DebugExit(value) => Some(Self::quiet(ExitStatus::DebugExit(*value))),
             Stop::LogFailed(reason) => Some(Self::with_report(ExitStatus::Io, reason.as_str())),
+            Stop::Elsewhere(reason, wished) => {
+                let status = if *wished { ExitStatus::Clean } else { ExitStatus::RunsElsewhere };
+                Some(Self::with_report(status, reason.as_str()))
+            }
             Stop::Limit | Stop::Output | Stop::Idle { .. } => None,
         }
     }

@@ -20,7 +20,7 @@ const FRAME_BYTES_PER_SLICE: usize = 48 << 10;
 const MIN_SLICE: u64 = 5_000;
 const MAX_SLICE: u64 = 2_000_000;
 /// First guess of the guest's speed.
-const START_NS_PER_STEP: f64 = 10.0;
+pub(crate) const START_NS_PER_STEP: f64 = 10.0;
 /// The guest's random numbers get fresh entropy this often while it is busy.
 const RESEED_NS: u64 = 60_000_000_000;
 /// How long a snapshot waits for disk requests in flight.

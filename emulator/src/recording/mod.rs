@@ -131,7 +131,7 @@ impl RecordingGuest {
 }
 
 /// Kernel and initial RAM disk, as far as the log is to carry them.
-fn carried_files(machine: &Machine, boot_files: BootFiles) -> Vec<(FileId, &[u8])> {
+pub(crate) fn carried_files(machine: &Machine, boot_files: BootFiles) -> Vec<(FileId, &[u8])> {
     let boot = &machine.config().boot;
     match boot_files {
         BootFiles::Apart => Vec::new(),
@@ -166,7 +166,7 @@ impl Guest for RecordingGuest {
                 Stop::Shutdown => self.end(EndReason::Off { status: 0 }),
                 Stop::DebugExit(value) => self.end(EndReason::Off { status: value << 1 | 1 }),
                 Stop::TripleFault(_) => self.end(EndReason::TripleFault),
-                Stop::Limit | Stop::Output | Stop::Idle { .. } | Stop::LogFailed(_) => {}
+                Stop::Limit | Stop::Output | Stop::Idle { .. } | Stop::LogFailed(_) | Stop::Elsewhere(..) => {}
             }
             return stop;
         }

@@ -24,8 +24,9 @@ use crate::queue::InputQueue;
 use crate::seccomp::{Confinement, ThreadClass};
 use crate::signals::Signals;
 use crate::threads;
-use session::{Session, SessionError, SessionFiles, SessionStop};
-pub use source::LogFile;
+use session::SessionFiles;
+pub use session::{Session, SessionError, SessionStop};
+pub use source::{LogFile, LogSource};
 
 /// Steps after which signals and the pace are looked at.
 const SLICE: u64 = 1_000_000;

@@ -5,18 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use thiserror::Error;
-use virtft_machine::io::{InstructionCount, Output};
+use virtft_machine::io::{DeviceIndex, InstructionCount, Output, RequestId};
 use virtft_machine::machine::SnapshotError;
 use virtft_machine::{Machine, MachineError};
 use virtft_replay::header::{BootFiles, DiskData, HeaderError, StartState};
 use virtft_replay::outputs::OutputDigest;
 use virtft_replay::reader::{FileId, LogItem};
-use virtft_replay::snapshot::SnapshotPart;
+use virtft_replay::snapshot::{DiskPart, SnapshotPart};
 use virtft_replay::{Divergence, EndReason, LogEntry, LogError, LogHeader, LogReader, Positioned, Replayer, Step};
 
 use super::disks::OwnDisks;
 use super::source::{LogFile, LogSource};
 use crate::cli::DiskOption;
+use crate::disk::Disk;
+use crate::ft::ReplicaDisks;
 
 /// Why a pass cannot go on.
 #[derive(Debug, Error)]
@@ -71,6 +73,38 @@ pub enum SessionStop {
     Unfinished,
 }
 
+/// Where the replayed machine's disk requests go.
+#[derive(Debug)]
+enum SessionDisks {
+    /// Copies that are only read, or nothing: the log has the data.
+    Own(OwnDisks),
+    /// The disks of a backup.
+    Replica(ReplicaDisks),
+}
+
+impl SessionDisks {
+    fn carry_out(&mut self, output: Output) -> Result<(), String> {
+        match self {
+            Self::Own(disks) => disks.carry_out(output),
+            Self::Replica(disks) => disks.carry_out(output),
+        }
+    }
+
+    fn take(&mut self, device: DeviceIndex, request: RequestId) -> Option<Vec<u8>> {
+        match self {
+            Self::Own(disks) => disks.take(device, request),
+            Self::Replica(disks) => disks.take(device, request),
+        }
+    }
+
+    fn transferred(&mut self, part: &DiskPart) -> Result<(), String> {
+        match self {
+            Self::Own(_) => Err("the log has parts of disks, which only a backup can take".into()),
+            Self::Replica(disks) => disks.transferred(part),
+        }
+    }
+}
+
 /// A machine and its log.
 #[derive(Debug)]
 pub struct Session {
@@ -78,7 +112,7 @@ pub struct Session {
     pub machine: Machine,
     replayer: Replayer,
     reader: LogReader<BufReader<LogSource>>,
-    disks: OwnDisks,
+    disks: SessionDisks,
     /// The first entry, found on the way to it.
     first: Option<Positioned>,
 }
@@ -103,6 +137,43 @@ impl Session {
             StartState::Boot => from_snapshot,
             StartState::Snapshot => Some(from_snapshot.unwrap_or(0)),
         };
+        Self::begin(reader, files, SessionDisks::Own(disks), start)
+    }
+
+    /// Follows a primary: takes its state, disks included, and stands where its log begins.
+    ///
+    /// # Errors
+    /// When the log cannot be followed here. `check` looks at its header first.
+    pub fn follow(
+        source: LogSource,
+        disks: ReplicaDisks,
+        check: impl FnOnce(&LogHeader) -> Result<(), String>,
+    ) -> Result<Self, SessionError> {
+        let reader = LogReader::new(BufReader::with_capacity(64 << 10, source))?;
+        check(reader.header()).map_err(SessionError::Files)?;
+        let mut session = Self::begin(reader, &SessionFiles::default(), SessionDisks::Replica(disks), Some(0))?;
+        // The primary's completions of these come in the log.
+        for output in session.machine.in_flight() {
+            session.disks.carry_out(output).map_err(SessionError::Files)?;
+        }
+        Ok(session)
+    }
+
+    /// The machine and its disks, to go on without the log.
+    #[must_use]
+    pub fn into_replica(self) -> Option<(Machine, Vec<Disk>)> {
+        match self.disks {
+            SessionDisks::Own(_) => None,
+            SessionDisks::Replica(disks) => Some((self.machine, disks.into_disks())),
+        }
+    }
+
+    fn begin(
+        reader: LogReader<BufReader<LogSource>>,
+        files: &SessionFiles,
+        mut disks: SessionDisks,
+        start: Option<u32>,
+    ) -> Result<Self, SessionError> {
         let mut opening = Opening { reader, kernel: Vec::new(), initrd: Vec::new(), pending: None };
         opening.read_files()?;
         let header = opening.reader.header().clone();
@@ -111,7 +182,7 @@ impl Session {
         let replayer = match start {
             None => Replayer::new(machine.count()),
             Some(number) => {
-                let outputs = opening.restore(&mut machine, number)?;
+                let outputs = opening.restore(&mut machine, number, &mut disks)?;
                 Replayer::resumed(machine.count(), outputs)
             }
         };
@@ -191,7 +262,7 @@ impl Session {
                 None => return Ok(None),
                 Some(LogItem::Entry(entry, _)) => return Ok(Some(entry)),
                 // Snapshots are for those who begin there.
-                Some(LogItem::Snapshot(_) | LogItem::File(..)) => {}
+                Some(LogItem::Snapshot(_) | LogItem::File(..) | LogItem::Disk(_)) => {}
             }
         }
     }
@@ -244,7 +315,12 @@ impl Opening {
     }
 
     /// Puts the machine to snapshot `number`; what follows it is read next.
-    fn restore(&mut self, machine: &mut Machine, number: u32) -> Result<OutputDigest, SessionError> {
+    fn restore(
+        &mut self,
+        machine: &mut Machine,
+        number: u32,
+        disks: &mut SessionDisks,
+    ) -> Result<OutputDigest, SessionError> {
         let (mut found, mut outputs) = (0, None);
         loop {
             let item = match self.pending.take() {
@@ -266,6 +342,7 @@ impl Opening {
                         return Ok(outputs);
                     }
                 }
+                Some(LogItem::Disk(part)) => disks.transferred(&part).map_err(SessionError::Files)?,
                 Some(LogItem::Entry(..) | LogItem::File(..)) => {}
             }
         }

@@ -1,5 +1,7 @@
-//! The log file under replay. It is opened once and read by position, so that a second pass needs no second descriptor: the
-//! confined thread may not open files.
+//! Where a replayed log comes from: a file, or a primary that is still writing it.
+//!
+//! A file is opened once and read by position, so that a second pass needs no second descriptor: the confined thread may not
+//! open files.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -8,6 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use virtft_replay::{LogError, LogReader};
+
+use crate::ft::GrowingLog;
 
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -18,11 +22,13 @@ pub struct LogFile {
     file: Arc<File>,
 }
 
-/// Reads a [`LogFile`] from its beginning.
+/// Reads a log from its beginning.
 #[derive(Debug)]
-pub struct LogSource {
-    file: Arc<File>,
-    at: u64,
+pub enum LogSource {
+    /// A [`LogFile`], and how far it was read.
+    File(Arc<File>, u64),
+    /// A log that still grows.
+    Growing(Arc<GrowingLog>),
 }
 
 impl LogFile {
@@ -50,15 +56,20 @@ impl LogFile {
     /// # Errors
     /// When it is no log that this program can read.
     pub fn reader(&self) -> Result<LogReader<BufReader<LogSource>>, LogError> {
-        let source = LogSource { file: Arc::clone(&self.file), at: 0 };
+        let source = LogSource::File(Arc::clone(&self.file), 0);
         LogReader::new(BufReader::with_capacity(BUFFER_BYTES, source))
     }
 }
 
 impl Read for LogSource {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
+        match self {
+            Self::File(file, at) => {
+                let read = file.read_at(buffer, *at)?;
+                *at += read as u64;
+                Ok(read)
+            }
+            Self::Growing(log) => Ok(log.read(buffer)),
+        }
     }
 }

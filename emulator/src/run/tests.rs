@@ -42,7 +42,7 @@ fn process_body() {
     let (Ok(line), Ok(name)) = (std::env::var(LINE), std::env::var(PROGRAM)) else { return };
     let words = ["virtft-emulator", "run"].into_iter().chain(line.split_whitespace());
     let CliCommand::Run(arguments) = Cli::try_parse_from(words).unwrap().command else { panic!("not a run") };
-    let code = match run(&arguments, |plan| {
+    let code = match run(&arguments, None, |plan| {
         Ok(match plan.snapshot {
             Some(state) => Box::new(FakeGuest::restore(&program(&name), &state)),
             None => Box::new(FakeGuest::new(&program(&name))),

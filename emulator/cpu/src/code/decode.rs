@@ -24,16 +24,19 @@ impl Core {
         let mut length = used;
         if ops.is_empty() {
             // The first instruction does not end in this page.
-            let second = self.second_page_address(linear)?;
-            let Some(second) = self.ram.page_index(second) else { return Err(self.ud()) };
-            let rest = self.ram.page(second);
-            let mut both = bytes[offset..].to_vec();
-            both.extend_from_slice(&rest[..LONGEST]);
-            let in_first = bytes.len() - offset;
-            both.truncate(LONGEST.max(in_first));
-            length = decode_one(&both, mode, &mut ops);
-            if length > in_first {
-                second_page = Some(second);
+            let first = bytes[offset..].to_vec();
+            if ops::is_undefined_however_it_goes_on(&first, mode) {
+                length = first.len();
+                ops.push(ops::translate(&Instruction::default(), &first, 0, mode));
+            } else {
+                let second = self.second_page_address(linear)?;
+                let Some(second) = self.ram.page_index(second) else { return Err(self.ud()) };
+                let mut both = first.clone();
+                both.extend_from_slice(&self.ram.page(second)[..LONGEST - first.len()]);
+                length = decode_one(&both, mode, &mut ops);
+                if length > first.len() {
+                    second_page = Some(second);
+                }
             }
         }
         self.statistics.blocks_decoded += 1;
@@ -60,12 +63,7 @@ impl Core {
 }
 
 fn decoder(bytes: &[u8], mode: CodeMode) -> Decoder<'_> {
-    let bits = match mode {
-        CodeMode::Bits16 => 16,
-        CodeMode::Bits32 => 32,
-        CodeMode::Bits64 => 64,
-    };
-    Decoder::with_ip(bits, bytes, 0, DecoderOptions::NONE)
+    Decoder::with_ip(mode.bits(), bytes, 0, DecoderOptions::NONE)
 }
 
 /// Decodes instructions until the block ends or the bytes do. Returns the bytes used.

@@ -70,6 +70,17 @@ pub(crate) enum CodeMode {
     Bits64,
 }
 
+impl CodeMode {
+    /// Default operand and address size class in bits, as decoders name it.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Bits16 => 16,
+            Self::Bits32 => 32,
+            Self::Bits64 => 64,
+        }
+    }
+}
+
 /// What the run loop needs to know of CS, derived by [`Core::update_mode`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CodeView {

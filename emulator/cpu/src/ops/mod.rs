@@ -101,24 +101,36 @@ pub(crate) fn translate(ins: &Instruction, bytes: &[u8], offset: usize, mode: Co
     op
 }
 
-/// True when the decoder gave up after 15 bytes because of the length: with fewer prefixes, of which there must be many, the
-/// bytes are an instruction. For other reasons the decoder may read a byte too many.
+/// True when the decoder gave up after 15 bytes because of the length alone: some continuation would be an instruction.
 fn is_too_long(ins: &Instruction, bytes: &[u8], mode: CodeMode) -> bool {
-    if ins.code() != Code::INVALID || bytes.len() < LONGEST {
+    ins.code() == Code::INVALID && bytes.len() == LONGEST && !is_undefined_however_it_goes_on(bytes, mode)
+}
+
+/// True when the first bytes of an instruction make it undefined, whatever follows: then it raises #UD, and no byte behind them is
+/// needed. The decoder itself may want a ModRM byte before it gives up.
+pub(crate) fn is_undefined_however_it_goes_on(bytes: &[u8], mode: CodeMode) -> bool {
+    let is_rex = |byte: u8| mode == CodeMode::Bits64 && matches!(byte, 0x40..=0x4f);
+    let is_prefix =
+        |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || is_rex(byte);
+    let prefixes = bytes.iter().take_while(|&&byte| is_prefix(byte)).count();
+    let (prefixes, rest) = bytes.split_at(prefixes);
+    // VEX says only in its later bytes what it is.
+    if matches!(rest, [] | [0xc4 | 0xc5, ..]) || rest.len() > LONGEST - 5 {
         return false;
     }
-    let bits = match mode {
-        CodeMode::Bits16 => 16,
-        CodeMode::Bits32 => 32,
-        CodeMode::Bits64 => 64,
-    };
-    let is_prefix = |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
-    let prefixes = bytes.iter().take_while(is_prefix).count();
-    let dropped = prefixes.min(LONGEST / 2);
-    let mut rest = [0; LONGEST];
-    rest[..LONGEST - dropped].copy_from_slice(&bytes[dropped..LONGEST]);
-    let shorter = Decoder::new(bits, &rest, DecoderOptions::NO_INVALID_CHECK).decode();
-    prefixes == LONGEST || shorter.code() != Code::INVALID && shorter.len() + dropped > LONGEST
+    // The prefixes that select an opcode, once each, leave room for the rest of any instruction.
+    let mut start: Vec<u8> = [0x66, 0xf2, 0xf3].into_iter().filter(|byte| prefixes.contains(byte)).collect();
+    // REX counts only right before the opcode.
+    start.extend(prefixes.last().filter(|&&byte| is_rex(byte)));
+    start.extend_from_slice(rest);
+    (0..=u8::MAX).all(|next| {
+        let mut whole = start.clone();
+        whole.push(next);
+        whole.resize(2 * LONGEST, 0);
+        let found = Decoder::new(mode.bits(), &whole, DecoderOptions::NO_INVALID_CHECK).decode();
+        // One that is whole without the next byte was refused for another reason, such as LOCK.
+        found.code() == Code::INVALID || found.len() <= start.len()
+    })
 }
 
 /// #GP: the instruction has more than 15 bytes.

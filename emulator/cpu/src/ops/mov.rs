@@ -303,6 +303,8 @@ pub(super) fn select(ins: &Instruction, op: &mut Op, _mode: CodeMode) -> Option<
         }
         Mnemonic::Movbe => movbe(ins, op),
         Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Reservednop => nop,
+        // Processors that lack these pass over them: they were put where hints are.
+        Mnemonic::Rdsspd | Mnemonic::Rdsspq | Mnemonic::Cldemote | Mnemonic::Prefetchit0 | Mnemonic::Prefetchit1 => nop,
         Mnemonic::Cbw => extend_accumulator::<u8, u16>,
         Mnemonic::Cwde => extend_accumulator::<u16, u32>,
         Mnemonic::Cdqe => extend_accumulator::<u32, u64>,

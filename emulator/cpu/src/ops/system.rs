@@ -175,7 +175,8 @@ fn control_instructions(ins: &Instruction, op: &mut Op) -> Option<Handler> {
         Code::Wrmsr => control::wrmsr,
         Code::Xgetbv => control::xgetbv,
         Code::Xsetbv => control::xsetbv,
-        Code::Invd | Code::Wbinvd => control::privileged_nothing,
+        // Without WBNOINVD its prefix is ignored.
+        Code::Invd | Code::Wbinvd | Code::Wbnoinvd => control::privileged_nothing,
         Code::Invlpg_m => control::privileged_nothing,
         Code::Invpcid_r32_m128 | Code::Invpcid_r64_m128 => {
             op.dst = operand(ins, 0);

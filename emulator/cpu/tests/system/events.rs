@@ -268,10 +268,12 @@ fn nmis_wait_for_iret() {
         a.iretq().unwrap();
     });
     machine.board().signals.insert(0, [CpuSignal::Nmi].into());
-    machine.step(2);
+    // Taking the signal, delivering the exception, INC.
+    machine.step(3);
     assert_eq!((machine.cpu().gpr[3], machine.cpu().sys.nmi_blocked), (1, true));
     machine.board().signals.insert(0, [CpuSignal::Nmi].into());
-    machine.step(2);
+    // Taking the second one, NOP, IRET.
+    machine.step(3);
     assert_eq!((machine.cpu().gpr[3], machine.cpu().sys.nmi_blocked), (1, false), "the IRET has just run");
     machine.step(2);
     assert_eq!(machine.cpu().gpr[3], 2, "and the second NMI follows it at once");

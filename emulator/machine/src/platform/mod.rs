@@ -16,6 +16,8 @@
 mod bus;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz_code;
 pub mod interrupts;
 pub mod ports;
 mod state;

@@ -3,6 +3,7 @@
 use virtft_cpu::bus::{Bus, BusContext, CpuSignal};
 
 use super::fuzz::{self, board};
+use super::fuzz_code;
 use super::*;
 use crate::io::{ClockAnchor, DeviceIndex};
 
@@ -226,5 +227,14 @@ fn a_damaged_snapshot_never_breaks_the_board() {
 fn a_restored_board_goes_on_like_the_original() {
     for seed in 1..=4 {
         fuzz::twins(&junk(seed + 200, 60_000));
+    }
+}
+
+#[test]
+fn junk_is_executed_without_a_trace_of_caches() {
+    for seed in 0..300 {
+        let mut bytes = junk(seed + 300, 3000);
+        bytes[0] = crate::bits::low8(seed);
+        fuzz_code::junk_code(&bytes);
     }
 }

@@ -11,7 +11,7 @@ mod save_areas;
 use crate::bus::{Bus, BusContext, CpuSignal, Refused};
 use crate::core::Core;
 use crate::memory::GuestRam;
-use crate::mmu::{CodeMode, cr0, cr4, efer};
+use crate::mmu::{cr0, cr4, efer};
 use crate::op::{Done, Stop};
 use crate::ops;
 use crate::state::{CS, Float80, SEG_CODE, SEG_DB, SEG_L, SEG_P, SEG_RW, SEG_S};
@@ -85,12 +85,7 @@ fn guest() -> Core {
 /// Executes one instruction directly: no fetch, no counting, no delivery.
 fn execute(core: &mut Core, bytes: &[u8]) -> Done {
     let mode = core.code_mode();
-    let bits = match mode {
-        CodeMode::Bits16 => 16,
-        CodeMode::Bits32 => 32,
-        CodeMode::Bits64 => 64,
-    };
-    let mut decoder = iced_x86::Decoder::with_ip(bits, bytes, 0, iced_x86::DecoderOptions::NONE);
+    let mut decoder = iced_x86::Decoder::with_ip(mode.bits(), bytes, 0, iced_x86::DecoderOptions::NONE);
     let instruction = decoder.decode();
     assert_eq!(instruction.len(), bytes.len(), "{bytes:02x?} is one instruction");
     let op = ops::translate(&instruction, bytes, 0, mode);

@@ -1,0 +1,282 @@
+//! The arbiter in a directory that both hosts reach, and the thread that asks it.
+//!
+//! A key is a file that holds its owner's token. It is set by writing the token to a file of the asker's own, bringing that to the
+//! medium, and linking it to the key's name: `link()` succeeds for one of all who try, also over NFS. The answer is read back
+//! from the key itself, so a lost reply of `link()` does no harm.
+//!
+//! ```text
+//!   DIRECTORY/VM/INCARNATION/start       who began this incarnation
+//!   DIRECTORY/VM/INCARNATION/pair-EPOCH  the pair that was formed
+//!   DIRECTORY/VM/INCARNATION/epoch-EPOCH who runs alone after it
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use virtft_ft::{Answer, EpochKey};
+
+use crate::cli::OptionError;
+
+/// Longest name of a VM.
+const NAME_LIMIT: usize = 64;
+/// Longest content of a key that is looked at.
+const TOKEN_LIMIT: u64 = 200;
+
+/// Where the arbiter is: `dir:/PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArbiterOption(pub PathBuf);
+
+impl FromStr for ArbiterOption {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        match text.strip_prefix("dir:") {
+            Some(path) if path.starts_with('/') => Ok(Self(path.into())),
+            _ => Err(OptionError::BadValue {
+                what: "arbiter",
+                value: text.to_owned(),
+                hint: "write dir:/PATH, a directory that both hosts reach",
+            }),
+        }
+    }
+}
+
+/// Checks a name that becomes a file name.
+///
+/// # Errors
+/// One line that says what a name may be.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > NAME_LIMIT || name.starts_with('.') || !name.chars().all(good) {
+        return Err(format!(
+            "'{name}' is no name for a VM: write 1 to {NAME_LIMIT} letters, digits, '.', '_' or '-', not a '.' first"
+        ));
+    }
+    Ok(())
+}
+
+/// The directory, and whose questions these are.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    root: PathBuf,
+    token: String,
+}
+
+impl Directory {
+    /// A directory and the asker's token.
+    #[must_use]
+    pub fn new(option: &ArbiterOption, token: [u8; 16]) -> Self {
+        let token = token.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { root: option.0.clone(), token }
+    }
+
+    fn folder(&self, vm: &str, incarnation: u64) -> PathBuf {
+        self.root.join(vm).join(incarnation.to_string())
+    }
+
+    /// Begins a new incarnation of a VM.
+    ///
+    /// # Errors
+    /// One line when the directory cannot be used.
+    pub fn begin(&self, vm: &str) -> Result<u64, String> {
+        let failed = |error: io::Error| {
+            format!(
+                "arbiter dir:{}: it cannot be used ({error}); both hosts must be able to write there",
+                self.root.display()
+            )
+        };
+        if !self.root.is_dir() {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        }
+        let folder = self.root.join(vm);
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let numbers =
+            fs::read_dir(&folder).map_err(failed)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let mut incarnation = numbers.max().unwrap_or(0_u64);
+        loop {
+            incarnation += 1;
+            let folder = self.folder(vm, incarnation);
+            fs::create_dir_all(&folder).map_err(failed)?;
+            if self.set(&folder, "start").map_err(failed)? {
+                return Ok(incarnation);
+            }
+        }
+    }
+
+    /// Sets a key if nobody has. Returns whether it has this asker's token.
+    fn set(&self, folder: &Path, key: &str) -> io::Result<bool> {
+        let own = folder.join(format!(".{}-{key}", self.token));
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&own)?;
+        file.write_all(self.token.as_bytes())?;
+        file.sync_all()?;
+        let key = folder.join(key);
+        match fs::hard_link(&own, &key) {
+            // Whether it was linked is read from the key: an answer may get lost.
+            Ok(()) | Err(_) => {}
+        }
+        let _ = fs::remove_file(&own);
+        File::open(folder)?.sync_all()?;
+        let mut owner = String::new();
+        File::open(&key)?.take(TOKEN_LIMIT).read_to_string(&mut owner)?;
+        Ok(owner == self.token)
+    }
+
+    /// Who may run alone after an epoch.
+    pub fn test_and_set(&self, key: &EpochKey) -> Answer {
+        match self.set(&self.folder(&key.vm, key.incarnation), &format!("epoch-{}", key.epoch)) {
+            Ok(true) => Answer::Won,
+            Ok(false) => Answer::Lost,
+            Err(error) => {
+                tracing::warn!("arbiter dir:{}: {error}; the VM waits for it", self.root.display());
+                Answer::Unreachable
+            }
+        }
+    }
+
+    /// Notes durably that a pair was formed.
+    pub fn record(&self, key: &EpochKey) -> bool {
+        match self.set(&self.folder(&key.vm, key.incarnation), &format!("pair-{}", key.epoch)) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(
+                    "arbiter dir:{}: {error}; the VM is not protected before it answers",
+                    self.root.display()
+                );
+                false
+            }
+        }
+    }
+}
+
+/// A question to the arbiter.
+#[derive(Debug)]
+pub enum Question {
+    /// See [`Directory::test_and_set`].
+    TestAndSet(EpochKey),
+    /// See [`Directory::record`].
+    Record(EpochKey),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Reply {
+    /// To `TestAndSet`.
+    Answered(EpochKey, Answer),
+    /// To `Record`.
+    Recorded(EpochKey, bool),
+}
+
+/// Asks on a thread of its own: a directory on a network may take its time.
+#[derive(Debug)]
+pub struct ArbiterThread {
+    questions: Option<Sender<Question>>,
+    replies: Receiver<Reply>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ArbiterThread {
+    /// Starts the thread; `wake` is called when there is a reply.
+    ///
+    /// # Errors
+    /// When there are no more threads.
+    pub fn start(directory: Directory, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let (questions, asked) = channel();
+        let (sender, replies) = channel();
+        let thread = std::thread::Builder::new().name("arbiter".into()).spawn(move || {
+            for question in asked {
+                let reply = match question {
+                    Question::TestAndSet(key) => Reply::Answered(key.clone(), directory.test_and_set(&key)),
+                    Question::Record(key) => Reply::Recorded(key.clone(), directory.record(&key)),
+                };
+                if sender.send(reply).is_err() {
+                    return;
+                }
+                wake();
+            }
+        })?;
+        Ok(Self { questions: Some(questions), replies, thread: Some(thread) })
+    }
+
+    /// Asks; the reply comes later.
+    pub fn ask(&self, question: Question) {
+        // The thread lives as long as this does.
+        let _ = self.questions.as_ref().map(|questions| questions.send(question));
+    }
+
+    /// The next reply, if there is one.
+    #[must_use]
+    pub fn reply(&self) -> Option<Reply> {
+        self.replies.try_recv().ok()
+    }
+}
+
+impl Drop for ArbiterThread {
+    fn drop(&mut self) {
+        drop(self.questions.take());
+        // A directory that hangs must not keep the process from ending.
+        drop(self.thread.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(epoch: u64) -> EpochKey {
+        EpochKey { vm: "guest".into(), incarnation: 1, epoch }
+    }
+
+    #[test]
+    fn one_of_many_wins_and_wins_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let option = ArbiterOption(folder.path().to_owned());
+        assert_eq!(Directory::new(&option, [9; 16]).begin("guest"), Ok(1));
+        let asked: Vec<_> = (0..8_u8)
+            .map(|number| {
+                let directory = Directory::new(&option, [number; 16]);
+                std::thread::spawn(move || (number, directory.test_and_set(&key(1))))
+            })
+            .collect();
+        let answers: Vec<_> = asked.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let winners: Vec<_> = answers.iter().filter(|(_, answer)| *answer == Answer::Won).collect();
+        assert_eq!(winners.len(), 1, "{answers:?}");
+        assert!(answers.iter().all(|(_, answer)| *answer != Answer::Unreachable));
+        let winner = Directory::new(&option, [winners[0].0; 16]);
+        assert_eq!(winner.test_and_set(&key(1)), Answer::Won, "asking again changes nothing");
+    }
+
+    #[test]
+    fn incarnations_are_never_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::new(&ArbiterOption(folder.path().to_owned()), [1; 16]);
+        let other = Directory::new(&ArbiterOption(folder.path().to_owned()), [2; 16]);
+        assert_eq!(
+            [directory.begin("a"), other.begin("a"), directory.begin("a"), other.begin("b")],
+            [Ok(1), Ok(2), Ok(3), Ok(1)]
+        );
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_decides_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::new(&ArbiterOption(folder.path().to_owned()), [1; 16]);
+        assert_eq!(directory.begin("guest"), Ok(1));
+        fs::remove_dir_all(folder.path()).unwrap();
+        assert_eq!(directory.test_and_set(&key(1)), Answer::Unreachable);
+        assert!(!directory.record(&key(1)));
+        assert!(directory.begin("guest").unwrap_err().contains("cannot be used"));
+    }
+
+    #[test]
+    fn names_become_files_safely() {
+        assert!(check_name("web-1.example").is_ok());
+        for bad in ["", "..", ".x", "a/b", "ä", &"x".repeat(65)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

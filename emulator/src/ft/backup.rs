@@ -1,0 +1,220 @@
+//! The `backup` command: follows a primary by replaying its log, and runs its machine when this host has won.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use virtft_machine::Machine;
+use virtft_machine::io::{DeviceIndex, InstructionCount, Output};
+use virtft_replay::LogHeader;
+
+use super::disks::ReplicaDisks;
+use super::engine::{BackupLink, EngineHandle, Verdict};
+use super::setup::{Fittings, Setup};
+use super::{ProtectedGuest, SharedBackends};
+use crate::cli::{BackupArguments, ClockMode, RunArguments};
+use crate::disk::DiskFacts;
+use crate::driver::{Milestones, RunEnd, snapshot};
+use crate::entropy;
+use crate::exit::ExitStatus;
+use crate::guest::MachineGuest;
+use crate::host::{CopySink, Host};
+use crate::queue::InputQueue;
+use crate::replay::{LogSource, Session, SessionError, SessionStop};
+use crate::run::{self, TakeOver, VcpuThread};
+use crate::script::Script;
+use crate::seccomp::Confinement;
+use crate::signals::Signals;
+
+/// Steps after which the ft thread is told how far the replay has come.
+const SLICE: u64 = 1_000_000;
+/// Digests behind the transferred state: CPUs and devices, then memory.
+const REBUILT_ENTRIES: u64 = 3;
+/// After the log has ended, the verdict is there or comes at once.
+const VERDICT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Everything of a backup that is not its machine.
+struct Replica {
+    host: Host,
+    facts: Vec<DiskFacts>,
+    link: Arc<BackupLink>,
+    queue: Arc<InputQueue>,
+    backends: SharedBackends,
+    confinement: Confinement,
+    copies: CopySink,
+    guest_link: Arc<super::Link>,
+    engine: EngineHandle,
+}
+
+/// Waits for a primary, follows it, and takes over when it must.
+///
+/// # Errors
+/// One line that says why it could not begin.
+pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
+    let mut ft = arguments.ft.clone();
+    ft.listen_tls = arguments.listen.tls;
+    let setup = Setup::new(&ft)?;
+    let devices = RunArguments::for_backup(arguments);
+    devices.check().map_err(|error| error.to_string())?;
+    let address = arguments.listen.resolve()?;
+    let signals = Signals::block().map_err(|error| error.to_string())?;
+    let confinement = if arguments.no_seccomp { Ok(Confinement::disabled()) } else { Confinement::new() };
+    let confinement = confinement.map_err(|error| error.to_string())?;
+    let mut host = Host::open(&devices).map_err(|error| error.to_string())?;
+    let listener = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|error| format!("--listen {}: {error}; is another backup running?", arguments.listen))?;
+    let queue = Arc::new(InputQueue::default());
+    signals.start(&confinement, Arc::clone(&queue)).map_err(|error| error.to_string())?;
+    let link = Arc::new(BackupLink::default());
+    let backends = SharedBackends::default();
+    let facts = host.disk_facts();
+    let fittings =
+        Fittings { queue: Arc::clone(&queue), backends: backends.clone(), disks: facts.clone(), macs: host.macs() };
+    let (copies, guest_link) = (Arc::clone(&setup.copies), Arc::clone(&setup.link));
+    let disks = ReplicaDisks::new(host.take_disks());
+    let engine = setup.start_backup(fittings, listener, Arc::clone(&link))?;
+    let replica = Replica { host, facts, link, queue, backends, confinement, copies, guest_link, engine };
+    replica.follow(disks)
+}
+
+impl Replica {
+    /// Replays what comes, to its end.
+    fn follow(self, disks: ReplicaDisks) -> Result<RunEnd, String> {
+        let stopper = self.stop_when_asked();
+        let source = LogSource::Growing(Arc::clone(&self.link.log));
+        let session = Session::follow(source, disks, |header| self.check(header));
+        let end = session.and_then(|mut session| self.replay(&mut session).map(|stop| (session, stop)));
+        stopper.store(true, std::sync::atomic::Ordering::Relaxed);
+        match end {
+            Ok((_, SessionStop::Ended(_))) => Ok(self.over(ExitStatus::Clean, "the guest of the primary has ended")),
+            Ok((session, _)) => match self.link.verdict(VERDICT_LIMIT) {
+                Some(Verdict::Live(reason)) => self.go_live(session, &reason),
+                Some(Verdict::Stop(reason)) => Ok(self.over(ExitStatus::RunsElsewhere, &reason)),
+                None => Ok(self.over(ExitStatus::Internal, "the log ended without a verdict")),
+            },
+            Err(error) => Ok(self.failed(&error)),
+        }
+    }
+
+    fn replay(&self, session: &mut Session) -> Result<SessionStop, SessionError> {
+        loop {
+            let until = InstructionCount(session.machine.count().0.saturating_add(SLICE));
+            let stop = session.run(until, &mut |_, output| match output {
+                Output::NetTransmit { .. } | Output::CharTransmit { .. } => self.link.emitted(output),
+                Output::Block { .. } | Output::BalloonInflate { .. } => {}
+            })?;
+            self.link.executed(session.machine.now_ns());
+            if session.replayer().entries() >= REBUILT_ENTRIES {
+                self.link.rebuilt();
+            }
+            if stop != SessionStop::Limit {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// Whether the primary's machine fits the devices given here.
+    fn check(&self, header: &LogHeader) -> Result<(), String> {
+        let nets = self.host.net_facts();
+        if header.disks.len() != self.facts.len() || header.nets.len() != nets.len() {
+            return Err(format!(
+                "the primary's machine has {} disks and {} network devices, this backup was given {} and {}",
+                header.disks.len(),
+                header.nets.len(),
+                self.facts.len(),
+                nets.len()
+            ));
+        }
+        for (index, (theirs, ours)) in header.disks.iter().zip(&self.facts).enumerate() {
+            if theirs.read_only != ours.readonly || theirs.size_bytes > ours.size {
+                return Err(format!(
+                    "disk {index} of the primary has {} bytes (read-only: {}), the one given here has {} ({})",
+                    theirs.size_bytes, theirs.read_only, ours.size, ours.readonly
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The machine runs here from now on.
+    fn go_live(self, session: Session, reason: &str) -> Result<RunEnd, String> {
+        let guest_ns = session.machine.now_ns();
+        let passed = u64::try_from(self.link.log.filled_at().elapsed().as_nanos()).unwrap_or(0);
+        let Some((machine, disks)) = session.into_replica() else { return Err("the disks are gone".into()) };
+        let Self { mut host, link, queue, backends, confinement, copies, guest_link, engine, .. } = self;
+        host.put_disks(disks);
+        let links = (0..).zip(host.net_facts()).map(|(index, net)| (DeviceIndex(index), net.link_up)).collect();
+        let started = host.start(&confinement, &queue, Some(&copies)).map_err(|error| error.to_string())?;
+        backends.replace(Some(started));
+        reissue(&machine, &backends);
+        let (retained, lost) = link.take_retained();
+        if lost > 0 {
+            tracing::error!("{lost} outputs could not be kept and may be lost");
+        }
+        tracing::warn!(count = machine.count().0, retained = retained.len(), "the machine runs here: {reason}");
+        let guest = ProtectedGuest::new(MachineGuest::with(machine), guest_link);
+        let vcpu = VcpuThread {
+            guest: Box::new(guest),
+            backends,
+            queue,
+            milestones: Milestones::default(),
+            pending: snapshot::Pending::new(),
+            script: Script::default(),
+            seed: entropy::fresh_seed().map_err(|error| error.to_string())?,
+            restored: true,
+            links,
+            clock: ClockMode::Real,
+            took_over: Some(TakeOver { time_ns: guest_ns.saturating_add(passed), retained }),
+        };
+        run::wait_for(vcpu, &confinement, Some(engine)).map_err(|error| error.to_string())
+    }
+
+    /// This side is no replica any more.
+    fn failed(self, error: &SessionError) -> RunEnd {
+        let text = error.to_string();
+        let verdict = self.link.verdict(Duration::ZERO);
+        if let Some(Verdict::Stop(reason)) = verdict {
+            return self.over(ExitStatus::RunsElsewhere, &reason);
+        }
+        self.link.fail(text.lines().next().unwrap_or("the replay failed"));
+        self.guest_link.wake();
+        // The primary is told before this process ends.
+        let _ = self.link.verdict(VERDICT_LIMIT);
+        let status = if matches!(error, SessionError::Diverged(_)) { ExitStatus::Diverged } else { ExitStatus::Io };
+        self.over(status, &text)
+    }
+
+    fn over(self, status: ExitStatus, reason: &str) -> RunEnd {
+        self.engine.finish();
+        RunEnd::with_report(status, reason)
+    }
+
+    /// A signal ends a backup: it leaves, and the primary goes on alone. After the machine runs here, signals are the machine's.
+    fn stop_when_asked(&self) -> Arc<std::sync::atomic::AtomicBool> {
+        let live = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (queue, link, over, wake) =
+            (Arc::clone(&self.queue), Arc::clone(&self.link), Arc::clone(&live), Arc::clone(&self.guest_link));
+        std::thread::spawn(move || {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let soon = std::time::Instant::now() + Duration::from_millis(200);
+                if queue.wait(Some(soon)) && !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    link.fail("the backup was told to end");
+                    wake.wake();
+                    return;
+                }
+            }
+        });
+        live
+    }
+}
+
+/// Requests that were in flight are made again: they are the machine's own, and doing them twice changes nothing.
+fn reissue(machine: &Machine, backends: &SharedBackends) {
+    use crate::driver::OutputSink as _;
+    for output in machine.in_flight() {
+        if let Err(error) = backends.clone().send(output) {
+            tracing::error!("a disk request is lost: {error}");
+        }
+    }
+}

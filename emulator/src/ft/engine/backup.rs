@@ -1,0 +1,218 @@
+//! The backup's part of the ft thread.
+
+use std::net::TcpListener;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use virtft_ft::{Backup, BackupAction, BackupEvent, BackupState, Message};
+use virtft_machine::io::Output;
+
+use super::super::MACHINE;
+use super::super::arbiter::{Question, Reply};
+use super::super::growing::GrowingLog;
+use super::super::retained::Retained;
+use super::super::status::Status;
+use super::{ANNOUNCE_FOR, Engine, EngineParts, Role};
+
+/// What the ft thread decided about a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes live: why.
+    Live(String),
+    /// It is thrown away: why.
+    Stop(String),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    retained: Retained,
+    rebuilt: bool,
+    executed_ns: u64,
+    /// The replaying thread can be no replica any more.
+    failure: Option<String>,
+    verdict: Option<Verdict>,
+}
+
+/// What the replaying thread and the ft thread share.
+#[derive(Debug, Default)]
+pub struct BackupLink {
+    /// The log as it arrives.
+    pub log: Arc<GrowingLog>,
+    state: Mutex<State>,
+    decided: Condvar,
+}
+
+impl BackupLink {
+    /// The machine was rebuilt, and its digests agree.
+    pub fn rebuilt(&self) {
+        self.lock().rebuilt = true;
+    }
+
+    /// Guest time reached.
+    pub fn executed(&self, guest_ns: u64) {
+        self.lock().executed_ns = guest_ns;
+    }
+
+    /// The replayed machine emitted an output.
+    pub fn emitted(&self, output: Output) {
+        self.lock().retained.add(output);
+    }
+
+    /// Outputs that the primary may not have released.
+    pub fn take_retained(&self) -> (Vec<Output>, u64) {
+        self.lock().retained.take()
+    }
+
+    /// This side can be no replica any more.
+    pub fn fail(&self, reason: &str) {
+        self.lock().failure = Some(reason.to_owned());
+    }
+
+    /// Waits for the verdict, for at most so long.
+    #[must_use]
+    pub fn verdict(&self, limit: Duration) -> Option<Verdict> {
+        let undecided = |state: &mut State| state.verdict.is_none();
+        let waited = self.decided.wait_timeout_while(self.lock(), limit, undecided);
+        waited.unwrap_or_else(PoisonError::into_inner).0.verdict.clone()
+    }
+
+    fn decide(&self, verdict: Verdict) {
+        self.lock().verdict = Some(verdict);
+        self.decided.notify_all();
+        // What is there is replayed to its end.
+        self.log.close();
+    }
+
+    /// Every update is one step.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct BackupRole {
+    node: Backup,
+    listener: Option<TcpListener>,
+    link: Arc<BackupLink>,
+    told_rebuilt: bool,
+}
+
+impl BackupRole {
+    pub fn new(parts: &EngineParts, listener: TcpListener, link: Arc<BackupLink>) -> Self {
+        let node = Backup::new(&parts.vm, MACHINE, parts.protection.timing);
+        Self { node, listener: Some(listener), link, told_rebuilt: false }
+    }
+
+    pub fn listener(&self) -> Option<&TcpListener> {
+        self.listener.as_ref()
+    }
+
+    pub fn connected(&mut self, now: u64) -> Vec<BackupAction> {
+        self.node.handle(BackupEvent::Connected, now)
+    }
+
+    pub fn disconnected(&mut self, now: u64) -> Vec<BackupAction> {
+        self.node.handle(BackupEvent::Disconnected, now)
+    }
+
+    pub fn message(&mut self, epoch: u64, message: Message, now: u64) -> Vec<BackupAction> {
+        self.node.handle(BackupEvent::Message(epoch, message), now)
+    }
+
+    pub fn replied(&mut self, reply: &Reply, now: u64) -> Vec<BackupAction> {
+        match reply {
+            Reply::Answered(_, answer) => self.node.handle(BackupEvent::Answered(*answer), now),
+            Reply::Recorded(..) => Vec::new(),
+        }
+    }
+
+    /// Looks at what the replaying thread has said, then at the time.
+    pub fn tick(&mut self, now: u64) -> Vec<BackupAction> {
+        let (rebuilt, guest_ns, failure) = {
+            let mut state = self.link.lock();
+            (state.rebuilt, state.executed_ns, state.failure.take())
+        };
+        let mut actions = self.node.handle(BackupEvent::Executed { guest_ns }, now);
+        if rebuilt && !self.told_rebuilt {
+            self.told_rebuilt = true;
+            actions.extend(self.node.handle(BackupEvent::Rebuilt, now));
+        }
+        if let Some(reason) = failure {
+            actions.extend(self.node.handle(BackupEvent::Leave(reason), now));
+        }
+        actions.extend(self.node.handle(BackupEvent::Tick, now));
+        actions
+    }
+
+    /// Whether nothing is left to say: the last message has left with the flush behind it.
+    pub fn may_end(&self) -> bool {
+        self.link.lock().failure.is_none()
+    }
+
+    pub fn show(&self, status: &mut Status) {
+        "backup".clone_into(&mut status.role);
+        let state = match self.node.state() {
+            BackupState::Waiting => "waiting for a primary",
+            BackupState::Receiving => "receiving",
+            BackupState::Verified => "verified",
+            BackupState::Armed => "protecting",
+            BackupState::Deciding => "waiting for the arbiter",
+            BackupState::Live => "live",
+            BackupState::Stopped => "stopped",
+        };
+        state.clone_into(&mut status.state);
+        status.log_bytes = self.node.received();
+    }
+}
+
+impl Engine {
+    pub(super) fn do_backup(&mut self, actions: Vec<BackupAction>) {
+        for action in actions {
+            let Role::Backup(role) = &mut self.role else { return };
+            match action {
+                BackupAction::Send(epoch, message) => self.send(epoch, &message),
+                BackupAction::Disconnect => {
+                    // A refusal must reach whom it is for.
+                    self.flush();
+                    self.disconnected();
+                }
+                BackupAction::Keep(bytes) => {
+                    self.log_bytes += bytes.len() as u64;
+                    role.link.log.append(&bytes);
+                }
+                BackupAction::Forget(outputs) => role.link.lock().retained.forget(outputs),
+                BackupAction::TestAndSet(key) => {
+                    self.note("the arbiter is asked who may go on alone");
+                    self.ask(Question::TestAndSet(key));
+                }
+                BackupAction::GoLive { epoch, reason } => self.go_live(epoch, reason),
+                BackupAction::Stop { reason } => {
+                    role.link.decide(Verdict::Stop(reason.clone()));
+                    self.flush();
+                    self.role = Role::Stopped;
+                    self.note(&reason);
+                }
+            }
+        }
+        if let Role::Backup(role) = &self.role
+            && let Some(hello) = role.node.hello()
+        {
+            (self.parts.incarnation, self.epoch) = (hello.incarnation, hello.epoch);
+        }
+    }
+
+    fn go_live(&mut self, epoch: u64, reason: String) {
+        let Role::Backup(role) = &mut self.role else { return };
+        role.link.decide(Verdict::Live(reason.clone()));
+        self.flush();
+        self.transport = None;
+        self.role = Role::Alone;
+        self.epoch = epoch;
+        let now = Instant::now();
+        self.announce_until = Some((now, now + ANNOUNCE_FOR));
+        self.next_spare = (!self.parts.protection.spares.is_empty()).then_some(now + self.spare_delay);
+        self.note(&format!("this host takes over: {reason}"));
+        self.update(|status| status.failovers += 1);
+    }
+}

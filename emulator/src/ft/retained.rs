@@ -1,0 +1,84 @@
+//! A backup's own copies of outputs that its primary may not have released.
+
+use std::collections::VecDeque;
+
+use virtft_machine::io::Output;
+
+/// Bytes kept. A primary tells what it has released many times a second, so only what waits for acknowledgements is here.
+const LIMIT: usize = 64 << 20;
+
+/// Outputs by number, counted from the beginning of the log.
+#[derive(Debug, Default)]
+pub struct Retained {
+    outputs: VecDeque<Output>,
+    /// Number of the first one kept.
+    first: u64,
+    /// Outputs below this number have left the primary.
+    forgotten: u64,
+    bytes: usize,
+    lost: u64,
+}
+
+fn size(output: &Output) -> usize {
+    match output {
+        Output::NetTransmit { packet, .. } => packet.len(),
+        Output::CharTransmit { data, .. } => data.len(),
+        Output::Block { .. } | Output::BalloonInflate { .. } => 0,
+    }
+}
+
+impl Retained {
+    /// The replayed machine emitted its next output.
+    pub fn add(&mut self, output: Output) {
+        self.bytes += size(&output);
+        self.outputs.push_back(output);
+        self.trim();
+    }
+
+    /// Outputs below `number` have left the primary.
+    pub fn forget(&mut self, number: u64) {
+        self.forgotten = self.forgotten.max(number);
+        self.trim();
+    }
+
+    /// Everything that may not have left, in order, and how many more there were than could be kept.
+    pub fn take(&mut self) -> (Vec<Output>, u64) {
+        self.bytes = 0;
+        self.first += self.outputs.len() as u64;
+        (self.outputs.drain(..).collect(), std::mem::take(&mut self.lost))
+    }
+
+    fn trim(&mut self) {
+        while self.first < self.forgotten || self.bytes > LIMIT {
+            let Some(output) = self.outputs.pop_front() else { return };
+            self.lost += u64::from(self.first >= self.forgotten);
+            self.bytes -= size(&output);
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtft_machine::io::CharPort;
+
+    use super::*;
+
+    fn output(byte: u8) -> Output {
+        Output::CharTransmit { port: CharPort::Serial(0), data: vec![byte] }
+    }
+
+    #[test]
+    fn what_has_left_is_forgotten_also_before_it_is_replayed() {
+        let mut retained = Retained::default();
+        (0..3).for_each(|byte| retained.add(output(byte)));
+        retained.forget(2);
+        retained.forget(1);
+        retained.add(output(3));
+        assert_eq!(retained.take(), (vec![output(2), output(3)], 0));
+        // The replay is behind what the primary tells.
+        retained.forget(6);
+        (4..8).for_each(|byte| retained.add(output(byte)));
+        assert_eq!(retained.take(), (vec![output(6), output(7)], 0));
+    }
+}
