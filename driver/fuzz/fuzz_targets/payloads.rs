@@ -1,0 +1,6 @@
+//! Arguments and replies of every procedure. The body is in `virtft_rpc::fuzz`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| virtft_rpc::fuzz::payloads(data));

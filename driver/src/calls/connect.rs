@@ -1,0 +1,184 @@
+//! Opening a connection, and what it is to.
+
+use std::sync::atomic::Ordering;
+
+use virtft_domain::{MAX_VCPUS, capabilities, domain_capabilities};
+use virtft_rpc::remote::{
+    auth_list, connect_close, connect_get_capabilities, connect_get_domain_capabilities, connect_get_hostname,
+    connect_get_lib_version, connect_get_max_vcpus, connect_get_type, connect_get_uri, connect_get_version,
+    connect_is_secure, connect_open, connect_register_close_callback, connect_set_identity, connect_supports_feature,
+    connect_unregister_close_callback,
+};
+
+use super::{Context, flag, group};
+use crate::error::DriverError;
+use crate::host;
+
+group! {
+    auth_list => auth_list,
+    connect_open => open,
+    connect_close => close,
+    connect_get_type => get_type,
+    connect_get_version => get_version,
+    connect_get_lib_version => get_lib_version,
+    connect_get_max_vcpus => get_max_vcpus,
+    connect_get_capabilities => get_capabilities,
+    connect_get_domain_capabilities => get_domain_capabilities,
+    connect_get_hostname => get_hostname,
+    connect_get_uri => get_uri,
+    connect_is_secure => is_secure,
+    connect_supports_feature => supports_feature,
+    connect_register_close_callback => register_close_callback,
+    connect_unregister_close_callback => unregister_close_callback,
+    connect_set_identity => set_identity,
+}
+
+/// The client may only look; all other bits are of clients' own use.
+const OPEN_READ_ONLY: u32 = 1;
+
+/// Features, in libvirt's numbers.
+const KEEPALIVE: i32 = 10;
+/// Integers and strings as parameters, events with callback numbers, close callbacks, arguments of network updates in the
+/// order of the header. File descriptors (8) are not among them: nothing that could be passed is there yet.
+const FEATURES: [i32; 5] = [KEEPALIVE, 9, 14, 15, 16];
+
+/// The version of libvirt whose protocol this is.
+const LIB_VERSION: u64 = 9_000_000;
+
+/// Who reaches the socket may use it; the file's permissions decide that. (libvirt's numbers: 0 none, 1 SASL, 2 polkit.)
+fn auth_list(_: &Context<'_>, _: auth_list::Args) -> Result<auth_list::Reply, DriverError> {
+    Ok(auth_list::Reply { types: vec![0] })
+}
+
+fn open(context: &Context<'_>, args: connect_open::Args) -> Result<connect_open::Reply, DriverError> {
+    let default = context.hypervisor().paths.default_uri();
+    let uri = args.name.filter(|name| !name.is_empty()).unwrap_or_else(|| default.to_owned());
+    if !is_ours(&uri) {
+        return Err(DriverError::NoConnect(uri));
+    }
+    context.session.open(uri, args.flags & OPEN_READ_ONLY != 0)?;
+    Ok(connect_open::Reply {})
+}
+
+/// `ft:///system` and `/session`; under the name `qemu` too, for tools that insist on it. Parameters behind `?` are the
+/// client library's.
+fn is_ours(uri: &str) -> bool {
+    let path = uri.split('?').next().unwrap_or_default();
+    ["ft", "qemu"].iter().any(|scheme| {
+        let rest = path.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+        matches!(rest, Some("/system" | "/session"))
+    })
+}
+
+fn close(_: &Context<'_>, _: connect_close::Args) -> Result<connect_close::Reply, DriverError> {
+    // The client ends the connection itself.
+    Ok(connect_close::Reply {})
+}
+
+fn get_type(context: &Context<'_>, _: connect_get_type::Args) -> Result<connect_get_type::Reply, DriverError> {
+    let uri = context.session.opened().map(|opened| opened.uri).unwrap_or_default();
+    let kind = if uri.starts_with("qemu") { "QEMU" } else { "FT" };
+    Ok(connect_get_type::Reply { kind: kind.into() })
+}
+
+fn get_version(_: &Context<'_>, _: connect_get_version::Args) -> Result<connect_get_version::Reply, DriverError> {
+    let mut parts = env!("CARGO_PKG_VERSION").split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    let (major, minor, micro) = (next(), next(), next());
+    Ok(connect_get_version::Reply { hv_ver: major * 1_000_000 + minor * 1000 + micro })
+}
+
+fn get_lib_version(
+    _: &Context<'_>,
+    _: connect_get_lib_version::Args,
+) -> Result<connect_get_lib_version::Reply, DriverError> {
+    Ok(connect_get_lib_version::Reply { lib_ver: LIB_VERSION })
+}
+
+fn get_max_vcpus(
+    _: &Context<'_>,
+    args: connect_get_max_vcpus::Args,
+) -> Result<connect_get_max_vcpus::Reply, DriverError> {
+    match args.kind.as_deref() {
+        None | Some("qemu") => Ok(connect_get_max_vcpus::Reply { max_vcpus: i32::try_from(MAX_VCPUS).unwrap_or(1) }),
+        Some(other) => Err(DriverError::InvalidArgument(format!("there are no domains of the type '{other}'"))),
+    }
+}
+
+fn get_capabilities(
+    context: &Context<'_>,
+    _: connect_get_capabilities::Args,
+) -> Result<connect_get_capabilities::Reply, DriverError> {
+    let emulator = context.hypervisor().paths.emulator.display().to_string();
+    Ok(connect_get_capabilities::Reply { capabilities: capabilities(&host::facts(), &emulator) })
+}
+
+fn get_domain_capabilities(
+    context: &Context<'_>,
+    args: connect_get_domain_capabilities::Args,
+) -> Result<connect_get_domain_capabilities::Reply, DriverError> {
+    let default = context.hypervisor().paths.emulator.display().to_string();
+    let emulator = args.emulatorbin.unwrap_or(default);
+    let text = domain_capabilities(&emulator, args.arch.as_deref(), args.machine.as_deref(), args.virttype.as_deref());
+    let capabilities = text.map_err(DriverError::InvalidArgument)?;
+    Ok(connect_get_domain_capabilities::Reply { capabilities })
+}
+
+fn get_hostname(_: &Context<'_>, _: connect_get_hostname::Args) -> Result<connect_get_hostname::Reply, DriverError> {
+    Ok(connect_get_hostname::Reply { hostname: host::hostname() })
+}
+
+fn get_uri(context: &Context<'_>, _: connect_get_uri::Args) -> Result<connect_get_uri::Reply, DriverError> {
+    Ok(connect_get_uri::Reply { uri: context.session.opened().map(|opened| opened.uri).unwrap_or_default() })
+}
+
+fn is_secure(_: &Context<'_>, _: connect_is_secure::Args) -> Result<connect_is_secure::Reply, DriverError> {
+    // A socket of the host's own.
+    Ok(connect_is_secure::Reply { secure: 1 })
+}
+
+fn supports_feature(
+    context: &Context<'_>,
+    args: connect_supports_feature::Args,
+) -> Result<connect_supports_feature::Reply, DriverError> {
+    if args.feature == KEEPALIVE {
+        // Only clients that answer pings ask.
+        context.session.answers_pings.store(true, Ordering::Relaxed);
+    }
+    Ok(connect_supports_feature::Reply { supported: flag(FEATURES.contains(&args.feature)) })
+}
+
+/// The client's library tells of a broken connection by itself; there is nothing to add yet.
+fn register_close_callback(
+    _: &Context<'_>,
+    _: connect_register_close_callback::Args,
+) -> Result<connect_register_close_callback::Reply, DriverError> {
+    Ok(connect_register_close_callback::Reply {})
+}
+
+fn unregister_close_callback(
+    _: &Context<'_>,
+    _: connect_unregister_close_callback::Args,
+) -> Result<connect_unregister_close_callback::Reply, DriverError> {
+    Ok(connect_unregister_close_callback::Reply {})
+}
+
+/// What a proxy says of its client. Who is connected was decided by the socket, so nothing follows from it.
+fn set_identity(_: &Context<'_>, _: connect_set_identity::Args) -> Result<connect_set_identity::Reply, DriverError> {
+    Ok(connect_set_identity::Reply {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ours;
+
+    #[test]
+    fn names_of_this_hypervisor() {
+        for uri in ["ft:///system", "ft:///session", "qemu:///system", "ft:///system?foo=1"] {
+            assert!(is_ours(uri), "{uri}");
+        }
+        for uri in ["", "ft:///", "ft:///x", "test:///default", "qemu://host/system", "ftx:///system", "ft:system"] {
+            assert!(!is_ours(uri), "{uri}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Figures about domains: what the host knows of the emulator. What only the emulator knows (requests of each disk, the
+//! balloon, time of each vCPU) waits for its control interface.
+
+use std::fs;
+use std::path::Path;
+
+use virtft_domain::{Disk, DiskFormat};
+use virtft_rpc::remote::{
+    DomainStatistics, MemoryStatistic, connect_get_all_domain_stats, domain_get_block_info, domain_get_cpu_stats,
+    domain_interface_stats, domain_memory_stats,
+};
+use virtft_rpc::{TypedParameter, TypedValue};
+
+use super::{Context, count, group, lists};
+use crate::error::DriverError;
+use crate::vm::entry::{Entry, Run};
+use crate::vm::{image, reference};
+
+group! {
+    connect_get_all_domain_stats => get_all_domain_stats,
+    domain_memory_stats => memory_stats,
+    domain_get_block_info => get_block_info,
+    domain_interface_stats => interface_stats,
+    domain_get_cpu_stats => get_cpu_stats,
+}
+
+const STATS_STATE: u32 = 1 << 0;
+const STATS_CPU: u32 = 1 << 1;
+const STATS_BALLOON: u32 = 1 << 2;
+const STATS_VCPU: u32 = 1 << 3;
+const STATS_INTERFACE: u32 = 1 << 4;
+const STATS_BLOCK: u32 = 1 << 5;
+const STATS_KNOWN: u32 = STATS_STATE | STATS_CPU | STATS_BALLOON | STATS_VCPU | STATS_INTERFACE | STATS_BLOCK;
+/// A figure that is asked for and not known is an error.
+const ENFORCE: u32 = 1 << 31;
+
+/// Collects figures of one domain.
+#[derive(Default)]
+struct Figures(Vec<TypedParameter>);
+
+impl Figures {
+    fn add(&mut self, field: impl Into<String>, value: TypedValue) {
+        self.0.push(TypedParameter { field: field.into(), value });
+    }
+
+    fn number(&mut self, field: impl Into<String>, value: u64) {
+        self.add(field, TypedValue::ULongLong(value));
+    }
+
+    fn count(&mut self, field: impl Into<String>, value: usize) {
+        self.add(field, TypedValue::UInt(u32::try_from(value).unwrap_or(u32::MAX)));
+    }
+
+    fn text(&mut self, field: impl Into<String>, value: &str) {
+        self.add(field, TypedValue::String(value.to_owned()));
+    }
+}
+
+fn get_all_domain_stats(
+    context: &Context<'_>,
+    args: connect_get_all_domain_stats::Args,
+) -> Result<connect_get_all_domain_stats::Reply, DriverError> {
+    let unknown = args.stats & !STATS_KNOWN;
+    if unknown != 0 && args.flags & ENFORCE != 0 {
+        return Err(DriverError::Unsupported(format!("figures of the groups {unknown:#x}")));
+    }
+    let wanted = if args.stats == 0 { STATS_KNOWN } else { args.stats };
+    let registry = context.hypervisor().registry();
+    let is_meant = |entry: &&Entry| {
+        (args.doms.is_empty() || args.doms.iter().any(|dom| dom.uuid == entry.uuid()))
+            && lists::passes(entry, args.flags)
+    };
+    let ret_stats = registry.all().filter(is_meant).map(|entry| {
+        let mut figures = Figures::default();
+        collect(entry, wanted, &mut figures);
+        DomainStatistics { dom: reference(entry), params: figures.0 }
+    });
+    Ok(connect_get_all_domain_stats::Reply { ret_stats: ret_stats.collect() })
+}
+
+fn collect(entry: &Entry, wanted: u32, figures: &mut Figures) {
+    let run = entry.run.as_ref();
+    if wanted & STATS_STATE != 0 {
+        let (state, reason) = entry.state().numbers();
+        figures.add("state.state", TypedValue::Int(state));
+        figures.add("state.reason", TypedValue::Int(reason));
+    }
+    if let Some(run) = run.filter(|_| wanted & STATS_CPU != 0) {
+        let usage = run.process.usage();
+        figures.number("cpu.time", usage.user_ns + usage.system_ns);
+        figures.number("cpu.user", usage.user_ns);
+        figures.number("cpu.system", usage.system_ns);
+    }
+    let Some(domain) = entry.current() else { return };
+    if wanted & STATS_BALLOON != 0 {
+        if let Some(run) = run {
+            figures.number("balloon.current", domain.memory.current_kib);
+            figures.number("balloon.maximum", domain.memory.max_kib);
+            figures.number("balloon.rss", run.process.usage().resident_kib);
+        } else {
+            figures.number("balloon.maximum", domain.memory.max_kib);
+        }
+    }
+    if wanted & STATS_VCPU != 0 {
+        figures.add("vcpu.current", TypedValue::UInt(domain.vcpus.count));
+        figures.add("vcpu.maximum", TypedValue::UInt(domain.vcpus.count));
+    }
+    if let Some(run) = run.filter(|_| wanted & STATS_INTERFACE != 0) {
+        collect_interfaces(run, figures);
+    }
+    if wanted & STATS_BLOCK != 0 {
+        figures.count("block.count", domain.devices.disks.len());
+        for (disk, number) in domain.devices.disks.iter().zip(0_usize..) {
+            collect_disk(disk, number, figures);
+        }
+    }
+}
+
+fn collect_interfaces(run: &Run, figures: &mut Figures) {
+    let taps: Vec<&String> = run.names.taps.iter().flatten().collect();
+    figures.count("net.count", taps.len());
+    for (name, number) in taps.into_iter().zip(0_usize..) {
+        figures.text(format!("net.{number}.name"), name);
+        for (field, value) in InterfaceFigures::read(name).fields() {
+            figures.number(format!("net.{number}.{field}"), value);
+        }
+    }
+}
+
+fn collect_disk(disk: &Disk, number: usize, figures: &mut Figures) {
+    figures.text(format!("block.{number}.name"), &disk.target);
+    figures.text(format!("block.{number}.path"), disk.source.path());
+    if let Ok(sizes) = image::sizes(disk.source.path(), disk.format.unwrap_or(DiskFormat::Raw)) {
+        figures.number(format!("block.{number}.allocation"), sizes.allocation);
+        figures.number(format!("block.{number}.capacity"), sizes.capacity);
+        figures.number(format!("block.{number}.physical"), sizes.physical);
+    }
+}
+
+/// Counters of a host's interface, seen from the guest: what the host receives the guest has sent.
+#[derive(Debug, Clone, Copy, Default)]
+struct InterfaceFigures {
+    received: [u64; 4],
+    sent: [u64; 4],
+}
+
+impl InterfaceFigures {
+    fn read(name: &str) -> Self {
+        let folder = Path::new("/sys/class/net").join(name).join("statistics");
+        let of = |direction: &str| {
+            ["bytes", "packets", "errors", "dropped"].map(|what| {
+                let text = fs::read_to_string(folder.join(format!("{direction}_{what}"))).unwrap_or_default();
+                text.trim().parse().unwrap_or(0)
+            })
+        };
+        Self { received: of("tx"), sent: of("rx") }
+    }
+
+    fn fields(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let names = ["rx.bytes", "rx.pkts", "rx.errs", "rx.drop", "tx.bytes", "tx.pkts", "tx.errs", "tx.drop"];
+        names.into_iter().zip(self.received.into_iter().chain(self.sent))
+    }
+}
+
+/// Tags of memory figures.
+const MEMORY_ACTUAL: i32 = 6;
+const MEMORY_RESIDENT: i32 = 7;
+
+fn memory_stats(
+    context: &Context<'_>,
+    args: domain_memory_stats::Args,
+) -> Result<domain_memory_stats::Reply, DriverError> {
+    context.with(&args.dom, |entry| {
+        let run = entry.running()?;
+        let figures =
+            [(MEMORY_ACTUAL, run.base.memory.current_kib), (MEMORY_RESIDENT, run.process.usage().resident_kib)];
+        let limit = usize::try_from(args.max_stats).unwrap_or(usize::MAX);
+        let stats = figures.into_iter().take(limit).map(|(tag, value)| MemoryStatistic { tag, value }).collect();
+        Ok(domain_memory_stats::Reply { stats })
+    })
+}
+
+fn get_block_info(
+    context: &Context<'_>,
+    args: domain_get_block_info::Args,
+) -> Result<domain_get_block_info::Reply, DriverError> {
+    let (path, format) = context.with(&args.dom, |entry| {
+        let disks = entry.current().map(|domain| domain.devices.disks.as_slice()).unwrap_or_default();
+        let disk = disks.iter().find(|disk| disk.target == args.path || disk.source.path() == args.path);
+        let none = || DriverError::InvalidArgument(format!("the domain has no disk '{}'", args.path));
+        let disk = disk.ok_or_else(none)?;
+        Ok((disk.source.path().to_owned(), disk.format.unwrap_or(DiskFormat::Raw)))
+    })?;
+    let sizes = image::sizes(&path, format).map_err(DriverError::system("cannot look at", &path))?;
+    let image::Sizes { allocation, capacity, physical } = sizes;
+    Ok(domain_get_block_info::Reply { allocation, capacity, physical })
+}
+
+fn interface_stats(
+    context: &Context<'_>,
+    args: domain_interface_stats::Args,
+) -> Result<domain_interface_stats::Reply, DriverError> {
+    let name = context.with(&args.dom, |entry| {
+        let run = entry.running()?;
+        let macs = run.base.devices.interfaces.iter().map(|interface| interface.mac.map(|mac| mac.to_string()));
+        let mut cards = run.names.taps.iter().zip(macs);
+        let found = cards.find(|(tap, mac)| [tap, mac].into_iter().any(|name| name.as_deref() == Some(&*args.device)));
+        let none = || DriverError::InvalidArgument(format!("the domain has no interface '{}'", args.device));
+        found.and_then(|(tap, _)| tap.clone()).ok_or_else(none)
+    })?;
+    let figures = InterfaceFigures::read(&name);
+    let signed = |values: [u64; 4]| values.map(|value| i64::try_from(value).unwrap_or(i64::MAX));
+    let [rx_bytes, rx_packets, rx_errs, rx_drop] = signed(figures.received);
+    let [tx_bytes, tx_packets, tx_errs, tx_drop] = signed(figures.sent);
+    Ok(domain_interface_stats::Reply { rx_bytes, rx_packets, rx_errs, rx_drop, tx_bytes, tx_packets, tx_errs, tx_drop })
+}
+
+/// Times of all processors together; they are not known for each.
+fn get_cpu_stats(
+    context: &Context<'_>,
+    args: domain_get_cpu_stats::Args,
+) -> Result<domain_get_cpu_stats::Reply, DriverError> {
+    if args.start_cpu != -1 {
+        return Err(DriverError::Unsupported("times of single processors; ask for the total".into()));
+    }
+    let usage = context.with(&args.dom, |entry| Ok(entry.running()?.process.usage()))?;
+    let mut figures = Figures::default();
+    figures.number("cpu_time", usage.user_ns + usage.system_ns);
+    figures.number("user_time", usage.user_ns);
+    figures.number("system_time", usage.system_ns);
+    let nparams = count(figures.0.len());
+    Ok(domain_get_cpu_stats::Reply { params: if args.nparams == 0 { Vec::new() } else { figures.0 }, nparams })
+}

@@ -1,0 +1,64 @@
+//! The command line of `virtftd`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// The libvirt driver of virtft: stock clients open ft:///system
+#[derive(Debug, Clone, Parser)]
+#[command(name = "virtftd", version)]
+pub struct Cli {
+    /// Serve one user (ft:///session) instead of the host; the default for everyone but root
+    #[arg(long)]
+    pub session: bool,
+
+    /// Socket for clients. Default: virtftd-sock in libvirt's run directory
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Socket for clients that may only look. Default: the socket's path with -ro; none for a session
+    #[arg(long, value_name = "PATH")]
+    pub socket_ro: Option<PathBuf>,
+
+    /// Group whose members may use the socket; without it only the daemon's own user and root may
+    #[arg(long, value_name = "GID")]
+    pub socket_gid: Option<u32>,
+
+    /// Directory of the definitions. Default: /etc/libvirt/ft
+    #[arg(long, value_name = "DIRECTORY")]
+    pub config_dir: Option<PathBuf>,
+
+    /// Directory of what is known of running domains. Default: /run/libvirt/ft
+    #[arg(long, value_name = "DIRECTORY")]
+    pub run_dir: Option<PathBuf>,
+
+    /// Directory of what emulators say. Default: /var/log/libvirt/ft
+    #[arg(long, value_name = "DIRECTORY")]
+    pub log_dir: Option<PathBuf>,
+
+    /// Emulator of domains that name none. Default: virtft-emulator beside this program, else in the search path
+    #[arg(long, value_name = "FILE")]
+    pub emulator: Option<PathBuf>,
+
+    /// End when nobody has been connected, and no domain has run, for so long
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub timeout: Option<u64>,
+
+    /// Most clients at once
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_clients: u32,
+
+    /// What is logged to standard error: error, warn, info, debug, trace, or filters such as 'info,virtftd::calls=debug'
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log_filter: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn help_is_complete() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,21 @@
+//! `virtftd`, the libvirt driver: stock clients open `ft:///system` and find a hypervisor like any other.
+//!
+//! ```text
+//!   client --socket--> server (connections, frames, streams)
+//!                        |  calls (one function a procedure)
+//!                      vm (domains, definitions on disk, emulators, events)
+//!                        |  processes, signals, pseudo-terminals
+//!                      virtft-emulator, one process a running domain
+//! ```
+//!
+//! Emulators are not tied to the daemon: it may be killed and started again at any time and finds them by their status
+//! files ([`vm`]). Until the emulator has a control interface, a process, its signals and its exit status are all that
+//! the daemon has of it; what waits for that interface says so where it stands.
+
+pub mod calls;
+pub mod cli;
+pub mod error;
+pub mod host;
+pub mod paths;
+pub mod server;
+pub mod vm;

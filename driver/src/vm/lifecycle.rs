@@ -1,0 +1,268 @@
+//! What users do to a domain: start, shut down, reboot, destroy, reset, suspend, resume.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use uuid::Uuid;
+use virtft_domain::Domain;
+use virtft_rpc::DomainRef;
+
+use super::definition::complete;
+use super::entry::{Entry, OffReason, Run, RunningReason, Wish};
+use super::events::{Happening, Lifecycle};
+use super::launch::{Launched, launch};
+use super::status::Status;
+use super::{Hypervisor, reference};
+use crate::error::DriverError;
+use crate::host;
+
+/// How long an emulator may take to close its disks before it is killed.
+const DESTROY_GRACE: Duration = Duration::from_secs(5);
+/// How long the kernel may take to end a killed process.
+const KILL_WAIT: Duration = Duration::from_secs(30);
+
+impl Hypervisor {
+    /// Starts a domain that is defined. With `owner`, it ends with that session.
+    ///
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn start(self: &Arc<Self>, uuid: Uuid, owner: Option<u64>) -> Result<DomainRef, DriverError> {
+        let _job = self.begin_job(uuid)?;
+        let base = {
+            let mut registry = self.registry();
+            let entry = registry.get_mut(uuid)?;
+            check_off(entry)?;
+            Arc::clone(entry.persistent()?)
+        };
+        self.launch_as(&base, owner)
+    }
+
+    /// Starts a domain from its XML. It is transient unless it was defined before.
+    ///
+    /// # Errors
+    /// When the XML is not accepted, its name or UUID are taken, or it cannot be started.
+    pub fn create_xml(self: &Arc<Self>, xml: &str, owner: Option<u64>) -> Result<DomainRef, DriverError> {
+        let base = Arc::new(complete(xml)?);
+        let uuid = base.known_uuid();
+        check_off(self.registry().claim(&base)?)?;
+        let started = self.begin_job(uuid).and_then(|_job| {
+            check_off(self.registry().get(uuid)?)?;
+            self.launch_as(&base, owner)
+        });
+        if started.is_err() {
+            self.registry().forget_if_gone(uuid);
+        }
+        started
+    }
+
+    /// Starts the machine; the caller has the job.
+    fn launch_as(self: &Arc<Self>, base: &Arc<Domain>, owner: Option<u64>) -> Result<DomainRef, DriverError> {
+        let uuid = base.known_uuid();
+        let launched = launch(base, &self.paths);
+        let mut registry = self.registry();
+        let Launched { process, names } = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                registry.get_mut(uuid)?.off = OffReason::Failed;
+                return Err(error);
+            }
+        };
+        let id = registry.next_id();
+        let run = Run {
+            id,
+            base: Arc::clone(base),
+            names,
+            process,
+            is_paused: false,
+            reason: RunningReason::Booted,
+            power_pressed: false,
+            restarts: false,
+            wish: None,
+            owner,
+        };
+        let entry = registry.get_mut(uuid)?;
+        let process = run.process.clone();
+        entry.run = Some(run);
+        self.save_status(entry);
+        let dom = reference(entry);
+        drop(registry);
+        tracing::info!("domain '{}' runs as process {}", dom.name, process.pid());
+        self.tell(&dom, Lifecycle::Booted);
+        self.watch(uuid, process);
+        Ok(dom)
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// When the domain does not run, or the button was pressed before.
+    pub fn shutdown(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
+        self.press_power(uuid, false)
+    }
+
+    /// Presses the power button, and starts the machine again when the guest has powered off.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::shutdown`].
+    pub fn reboot(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
+        self.press_power(uuid, true)
+    }
+
+    fn press_power(self: &Arc<Self>, uuid: Uuid, restarts: bool) -> Result<(), DriverError> {
+        let _job = self.begin_job(uuid)?;
+        let mut registry = self.registry();
+        let entry = registry.get_mut(uuid)?;
+        let name = entry.name().to_owned();
+        let run = entry.running_mut()?;
+        if run.is_paused {
+            return Err(DriverError::Invalid(format!("the domain '{name}' is paused")));
+        }
+        if run.power_pressed && run.restarts == restarts {
+            let reason = format!(
+                "the power button of '{name}' was pressed already and the guest has not answered; it can be destroyed"
+            );
+            return Err(DriverError::Invalid(reason));
+        }
+        // Asked for the other thing before the guest has answered: only what follows is changed.
+        if !run.power_pressed {
+            run.process.signal(Signal::TERM);
+        }
+        run.power_pressed = true;
+        run.restarts = restarts;
+        self.save_status(entry);
+        Ok(())
+    }
+
+    /// Ends the machine at once.
+    ///
+    /// # Errors
+    /// When the domain does not run, or its process cannot be ended.
+    pub fn destroy(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
+        let _job = self.begin_job(uuid)?;
+        self.end_process(uuid, Wish::Destroy)
+    }
+
+    /// Ends the machine at once and starts it again. Memory is lost with it, as when a computer's reset button is pressed;
+    /// resetting without a new process waits for the control interface.
+    ///
+    /// # Errors
+    /// When the domain does not run, or its process cannot be ended.
+    pub fn reset(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
+        let _job = self.begin_job(uuid)?;
+        self.end_process(uuid, Wish::Reset)
+    }
+
+    /// Ends the process and waits until its end was dealt with.
+    fn end_process(&self, uuid: Uuid, wish: Wish) -> Result<(), DriverError> {
+        let mut registry = self.registry();
+        let entry = registry.get_mut(uuid)?;
+        let dom = reference(entry);
+        let run = entry.running_mut()?;
+        let pid = run.process.pid();
+        run.wish = Some(wish);
+        if wish == Wish::Destroy {
+            self.tell(&dom, Lifecycle::ShutdownByHost);
+        }
+        // Two different signals, for equal ones may become one: the second ends the emulator in order. A stopped process
+        // takes signals when it goes on.
+        for signal in [Signal::TERM, Signal::INT, Signal::CONT] {
+            run.process.signal(signal);
+        }
+        let process = run.process.clone();
+        let is_there =
+            |entry: &Entry| entry.run.as_ref().is_some_and(|run| run.process.pid() == pid && run.wish.is_some());
+        for (wait, last) in [(DESTROY_GRACE, false), (KILL_WAIT, true)] {
+            let deadline = Instant::now() + wait;
+            loop {
+                if registry.get(uuid).map_or(true, |entry| !is_there(entry)) {
+                    return Ok(());
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                registry = self.wait_changed(registry, left);
+            }
+            if !last {
+                process.signal(Signal::KILL);
+            }
+        }
+        Err(DriverError::Failed(format!("the emulator of '{}' cannot be ended", dom.name)))
+    }
+
+    /// Stops the machine where it is. SIGSTOP does it until there is a control interface: the guest's clock goes on, and
+    /// passt answers for the guest meanwhile.
+    ///
+    /// # Errors
+    /// When the domain does not run.
+    pub fn suspend(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
+        self.pause(uuid, true)
+    }
+
+    /// Lets the machine go on.
+    ///
+    /// # Errors
+    /// When the domain is not paused.
+    pub fn resume(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
+        self.pause(uuid, false)
+    }
+
+    fn pause(self: &Arc<Self>, uuid: Uuid, pause: bool) -> Result<(), DriverError> {
+        let _job = self.begin_job(uuid)?;
+        let mut registry = self.registry();
+        let entry = registry.get_mut(uuid)?;
+        let name = entry.name().to_owned();
+        let run = entry.running_mut()?;
+        if run.is_paused == pause {
+            return if pause {
+                Ok(())
+            } else {
+                Err(DriverError::Invalid(format!("the domain '{name}' is not paused")))
+            };
+        }
+        run.process.signal(if pause { Signal::STOP } else { Signal::CONT });
+        run.is_paused = pause;
+        run.reason = RunningReason::Unpaused;
+        self.save_status(entry);
+        let dom = reference(entry);
+        drop(registry);
+        self.tell(&dom, if pause { Lifecycle::Paused } else { Lifecycle::Unpaused });
+        Ok(())
+    }
+
+    /// Ends the machines that were to end with a session.
+    pub fn end_session(self: &Arc<Self>, session: u64) {
+        self.events.end_session(session);
+        let owned: Vec<Uuid> = {
+            let registry = self.registry();
+            let is_owned = |entry: &&Entry| entry.run.as_ref().is_some_and(|run| run.owner == Some(session));
+            registry.all().filter(is_owned).map(Entry::uuid).collect()
+        };
+        for uuid in owned {
+            if let Err(error) = self.destroy(uuid) {
+                tracing::warn!("a domain that was to end with its client: {error}");
+            }
+        }
+    }
+
+    /// Writes what another daemon must know of the run. A failure is logged: the machine runs, and may well go on.
+    pub(super) fn save_status(&self, entry: &Entry) {
+        let Some(run) = &entry.run else { return };
+        if let Err(error) = Status::new(run, host::boot_id()).save(&self.paths.run, entry.uuid()) {
+            tracing::error!("the domain '{}' would not be found again: {error}", entry.name());
+        }
+    }
+
+    /// Tells of a change in a domain's life.
+    pub(super) fn tell(&self, dom: &DomainRef, change: Lifecycle) {
+        self.events.tell(dom, &Happening::Lifecycle(change));
+    }
+}
+
+fn check_off(entry: &Entry) -> Result<(), DriverError> {
+    match entry.run {
+        Some(_) => Err(DriverError::Invalid(format!("the domain '{}' is already running", entry.name()))),
+        None => Ok(()),
+    }
+}
