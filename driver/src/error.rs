@@ -21,8 +21,9 @@ pub enum DriverError {
         /// What is wrong with them.
         source: XdrError,
     },
-    /// Not in the table, or not in this daemon.
-    #[error("unknown procedure: {0}")]
+    /// Not in the table, or not in this daemon. Clients look for the first two words, and for the code: their library makes
+    /// of it what they expect of a hypervisor that lacks something, and they go on without.
+    #[error("unknown procedure: {0} (this function is not supported by the connection driver)")]
     UnknownProcedure(i32),
     /// Nothing can be called yet.
     #[error("{0} cannot be called before the connection is opened")]
