@@ -25,7 +25,7 @@ def capabilities(daemon, _folder):
     text = daemon.virsh("capabilities")
     validate(text, "capability.rng")
     root = ElementTree.fromstring(text)
-    expect_equal("first machine", root.findtext("guest/arch/machine"), "q35")
+    expect_equal("first machine", root.findtext("guest/arch/machine"), "virtft-1")
     expect_equal("domain type", root.find("guest/arch/domain").get("type"), "qemu")
     text = daemon.virsh("domcapabilities")
     validate(text, "domaincaps.rng")
