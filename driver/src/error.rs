@@ -55,6 +55,9 @@ pub enum DriverError {
     /// Another operation on the domain has not come to its end.
     #[error("timed out: the domain '{0}' is busy with another operation")]
     Timeout(String),
+    /// An error of one of libvirt's own daemons, passed on as it is.
+    #[error("{}", .0.message.as_deref().unwrap_or("libvirt's daemon gives no reason"))]
+    Upstream(Box<RemoteError>),
     /// There is no such metadata.
     #[error("metadata not found: {0}")]
     NoMetadata(String),
@@ -88,6 +91,9 @@ impl DriverError {
     /// The error as it is sent.
     #[must_use]
     pub fn to_remote(&self) -> RemoteError {
+        if let Self::Upstream(error) = self {
+            return (**error).clone();
+        }
         let (code, domain) = self.numbers();
         RemoteError::new(code, domain, self.to_string())
     }
@@ -110,7 +116,7 @@ impl DriverError {
             Self::Unsupported(_) => ErrorCode::NoSupport,
             Self::Timeout(_) => ErrorCode::OperationTimeout,
             Self::NoMetadata(_) => ErrorCode::NoDomainMetadata,
-            Self::Start { .. } => ErrorCode::InternalError,
+            Self::Start { .. } | Self::Upstream(_) => ErrorCode::InternalError,
             Self::System { .. } => ErrorCode::SystemError,
         };
         (code, ErrorDomain::Domain)

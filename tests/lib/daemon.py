@@ -52,11 +52,15 @@ class Daemon:
     def uri_read_only(self):
         return f"ft:///system?socket={self.socket}-ro"
 
+    def libvirt_arguments(self):
+        """Unless a test says otherwise, libvirt's own daemons are not there."""
+        return [] if "--libvirt-dir" in self.arguments else ["--libvirt-dir", self.folder / "none"]
+
     def start(self):
         """Starts the daemon, or another one after it has ended."""
         command = [*self.prefix, str(binary()), "--socket", self.socket, "--config-dir", self.config]
         command += ["--run-dir", self.run, "--log-dir", self.log, "--emulator", Emulator().binary]
-        command += ["--log-filter", "debug", *self.arguments]
+        command += ["--log-filter", "debug", *self.libvirt_arguments(), *self.arguments]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 20 * SCALE
