@@ -17,7 +17,7 @@ demo-ft: assets
 	VIRTFT_EMULATOR=$(TARGET)/release/virtft-emulator tests/demo/failover
 
 test:
-	tests/lib/install-deps build assets debian network replay ft
+	tests/lib/install-deps build assets debian network replay ft driver
 	tests/run
 
 lint:

@@ -32,6 +32,10 @@ pub struct Cli {
     #[arg(long, value_name = "DIRECTORY")]
     pub run_dir: Option<PathBuf>,
 
+    /// Directory of the sockets of libvirt's own daemons, whose storage pools and networks are used. Default: /run/libvirt
+    #[arg(long, value_name = "DIRECTORY")]
+    pub libvirt_dir: Option<PathBuf>,
+
     /// Directory of what emulators say. Default: /var/log/libvirt/ft
     #[arg(long, value_name = "DIRECTORY")]
     pub log_dir: Option<PathBuf>,

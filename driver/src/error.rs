@@ -21,8 +21,9 @@ pub enum DriverError {
         /// What is wrong with them.
         source: XdrError,
     },
-    /// Not in the table, or not in this daemon.
-    #[error("unknown procedure: {0}")]
+    /// Not in the table, or not in this daemon. Clients look for the first two words, and for the code: their library makes
+    /// of it what they expect of a hypervisor that lacks something, and they go on without.
+    #[error("unknown procedure: {0} (this function is not supported by the connection driver)")]
     UnknownProcedure(i32),
     /// Nothing can be called yet.
     #[error("{0} cannot be called before the connection is opened")]
@@ -54,6 +55,9 @@ pub enum DriverError {
     /// Another operation on the domain has not come to its end.
     #[error("timed out: the domain '{0}' is busy with another operation")]
     Timeout(String),
+    /// An error of one of libvirt's own daemons, passed on as it is.
+    #[error("{}", .0.message.as_deref().unwrap_or("libvirt's daemon gives no reason"))]
+    Upstream(Box<RemoteError>),
     /// There is no such metadata.
     #[error("metadata not found: {0}")]
     NoMetadata(String),
@@ -87,6 +91,9 @@ impl DriverError {
     /// The error as it is sent.
     #[must_use]
     pub fn to_remote(&self) -> RemoteError {
+        if let Self::Upstream(error) = self {
+            return (**error).clone();
+        }
         let (code, domain) = self.numbers();
         RemoteError::new(code, domain, self.to_string())
     }
@@ -109,7 +116,7 @@ impl DriverError {
             Self::Unsupported(_) => ErrorCode::NoSupport,
             Self::Timeout(_) => ErrorCode::OperationTimeout,
             Self::NoMetadata(_) => ErrorCode::NoDomainMetadata,
-            Self::Start { .. } => ErrorCode::InternalError,
+            Self::Start { .. } | Self::Upstream(_) => ErrorCode::InternalError,
             Self::System { .. } => ErrorCode::SystemError,
         };
         (code, ErrorDomain::Domain)

@@ -3,7 +3,7 @@
 //! ```text
 //!   client --socket--> server (connections, frames, streams)
 //!                        |  calls (one function a procedure)
-//!                      vm (domains, definitions on disk, emulators, events)
+//!                      vm (domains, definitions on disk, emulators, events)      upstream (libvirt's own daemons)
 //!                        |  processes, signals, pseudo-terminals
 //!                      virtft-emulator, one process a running domain
 //! ```
@@ -18,4 +18,5 @@ pub mod error;
 pub mod host;
 pub mod paths;
 pub mod server;
+pub mod upstream;
 pub mod vm;

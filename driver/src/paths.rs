@@ -20,6 +20,8 @@ pub struct Paths {
     pub socket_ro: Option<PathBuf>,
     /// Definitions, and links to those that start with the daemon.
     pub config: PathBuf,
+    /// Where libvirt's own daemons listen.
+    pub libvirt: PathBuf,
     /// What is known of running domains; gone after a boot of the host.
     pub run: PathBuf,
     /// What emulators say.
@@ -53,6 +55,7 @@ impl Paths {
             socket,
             socket_ro,
             config: cli.config_dir.clone().unwrap_or_else(|| config.join("ft")),
+            libvirt: cli.libvirt_dir.clone().unwrap_or_else(|| run.clone()),
             run: cli.run_dir.clone().unwrap_or_else(|| run.join("ft")),
             log: cli.log_dir.clone().unwrap_or_else(|| log.join("ft")),
             emulator: cli.emulator.clone().unwrap_or_else(find_emulator),

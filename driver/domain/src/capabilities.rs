@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::check::MAX_VCPUS;
 use crate::cpu::CPU_MODEL;
-use crate::platform::{MACHINE, MACHINE_ALIAS};
+use crate::platform::{MACHINE, MACHINE_NAMES};
 use crate::xml::Writer;
 
 /// A NUMA cell of the host.
@@ -42,7 +42,6 @@ pub fn capabilities(host: &HostFacts, emulator: &str) -> String {
             w.tag("arch").attr("name", "x86_64").content(|w| {
                 w.tag("wordsize").text(64);
                 w.tag("emulator").text(emulator);
-                w.tag("machine").attr("canonical", MACHINE).attr("maxCpus", MAX_VCPUS).text(MACHINE_ALIAS);
                 w.tag("machine").attr("maxCpus", MAX_VCPUS).text(MACHINE);
                 w.tag("domain").attr("type", "qemu").end();
             });
@@ -105,8 +104,8 @@ pub fn domain_capabilities(
     if let Some(kind) = kind.filter(|kind| *kind != "qemu") {
         return Err(format!("there are no domains of the type '{kind}': qemu is possible"));
     }
-    if let Some(machine) = machine.filter(|machine| ![MACHINE, MACHINE_ALIAS, "pc", "pc-q35"].contains(machine)) {
-        return Err(format!("there is no machine '{machine}': {MACHINE_ALIAS} is possible"));
+    if let Some(machine) = machine.filter(|machine| !MACHINE_NAMES.contains(machine)) {
+        return Err(format!("there is no machine '{machine}': {MACHINE} is possible"));
     }
     let mut w = Writer::default();
     w.tag("domainCapabilities").content(|w| {

@@ -35,4 +35,4 @@ pub use devices::{
 pub use domain::{Domain, Memory, Vcpus, check_name};
 pub use error::DomainXmlError;
 pub use metadata::Metadata;
-pub use platform::{Action, Clock, Features, MACHINE, MACHINE_ALIAS, Os};
+pub use platform::{Action, Clock, Features, MACHINE, Os};

@@ -43,7 +43,7 @@ fn what_is_left_open_is_written_down() {
         "<memory unit='KiB'>65536</memory>",
         "<currentMemory unit='KiB'>65536</currentMemory>",
         "<vcpu>1</vcpu>",
-        "<type arch='x86_64' machine='pc-q35-virtft-1'>hvm</type>",
+        "<type arch='x86_64' machine='virtft-1'>hvm</type>",
         "<acpi/>",
         "<apic/>",
         "<clock offset='utc'/>",

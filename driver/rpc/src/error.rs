@@ -139,13 +139,6 @@ impl RemoteError {
             net: None,
         }
     }
-
-    /// A procedure that this daemon does not have. Clients look for the first two words, and for this code: their library
-    /// then says that the function is "not supported by the connection driver", and tries an older one.
-    #[must_use]
-    pub fn unknown_procedure(number: i32) -> Self {
-        Self::new(ErrorCode::Rpc, ErrorDomain::Rpc, format!("unknown procedure: {number}"))
-    }
 }
 
 impl Xdr for RemoteError {
@@ -193,11 +186,5 @@ mod tests {
         let expected: Vec<u8> = expected.iter().flat_map(|word| word.to_be_bytes()).collect();
         assert_eq!(bytes, expected);
         assert_eq!(from_bytes(&bytes), Ok(error));
-    }
-
-    #[test]
-    fn unknown_procedures_are_named_as_clients_expect() {
-        let error = RemoteError::unknown_procedure(999);
-        assert_eq!((error.code, error.message.as_deref()), (39, Some("unknown procedure: 999")));
     }
 }

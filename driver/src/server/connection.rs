@@ -16,6 +16,7 @@ use super::outbox::outbox;
 use super::session::Session;
 use crate::calls;
 use crate::error::DriverError;
+use crate::upstream::Kind;
 use crate::vm::Hypervisor;
 
 /// Calls of one client that are carried out at once.
@@ -62,7 +63,7 @@ async fn read_frames(mut socket: ReadHalf<UnixStream>, session: &Arc<Session>) -
         loop {
             match buffer.next_frame() {
                 Ok(Some(frame)) => {
-                    if let Err(reason) = take(frame, session, &limits) {
+                    if let Err(reason) = take(frame, session, &limits).await {
                         return reason.into();
                     }
                 }
@@ -80,7 +81,7 @@ struct Limits {
 }
 
 /// Deals with a frame; an error ends the connection.
-fn take(frame: Frame, session: &Arc<Session>, limits: &Limits) -> Result<(), &'static str> {
+async fn take(frame: Frame, session: &Arc<Session>, limits: &Limits) -> Result<(), &'static str> {
     let header = frame.header;
     match header.kind {
         MessageType::Message if header.program == keepalive::PROGRAM => {
@@ -93,7 +94,10 @@ fn take(frame: Frame, session: &Arc<Session>, limits: &Limits) -> Result<(), &'s
         }
         MessageType::Call => start_call(frame, session, limits),
         MessageType::Stream => {
-            session.streams.take(&frame);
+            // Those of streams that have ended come late, and are ignored.
+            if !session.streams.take(&frame) {
+                session.forwards.stream(frame).await;
+            }
             Ok(())
         }
         // Bytes that are no frames would follow; that we take none was said when the client asked.
@@ -114,6 +118,11 @@ fn start_call(frame: Frame, session: &Arc<Session>, limits: &Limits) -> Result<(
         // Never closed, so this always succeeds.
         let permit = running.acquire_owned().await;
         // Fails only when the call panicked, which was printed; the client is not left waiting.
+        if let Some(kind) = Kind::of(frame.header.procedure).filter(|_| frame.header.program == REMOTE_PROGRAM) {
+            session.forwards.call(kind, frame, &session).await;
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            return drop(permit);
+        }
         let outbox = session.outbox.clone();
         if tokio::task::spawn_blocking(move || answer(&frame, &session)).await.is_err() {
             outbox.close();

@@ -69,21 +69,22 @@ impl Streams {
         Ok(Terminal { file, stream, input })
     }
 
-    /// Deals with a client's stream frame. Those of streams that have ended come late, and are ignored.
-    pub fn take(&self, frame: &Frame) {
+    /// Deals with a client's stream frame. Returns false when it is of none of these streams.
+    pub fn take(&self, frame: &Frame) -> bool {
         let serial = frame.header.serial;
-        let Some(stream) = self.lock().get(&serial).cloned() else { return };
+        let Some(stream) = self.lock().get(&serial).cloned() else { return false };
         match frame.header.status {
-            Status::Continue if frame.payload().is_empty() => return,
+            Status::Continue if frame.payload().is_empty() => return true,
             Status::Continue => match stream.input.try_send(frame.payload().to_vec()) {
                 // The terminal has ended, which the client is being told.
-                Ok(()) | Err(TrySendError::Closed(_)) => return,
+                Ok(()) | Err(TrySendError::Closed(_)) => return true,
                 Err(TrySendError::Full(_)) => stream.fail("the guest does not read what is typed"),
             },
             Status::Ok | Status::Error => stream.send(Status::Ok, &[]),
         }
         stream.ended.send_replace(true);
         self.lock().remove(&serial);
+        true
     }
 
     /// Forgets a stream that never began.

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod console;
+pub mod forward;
 pub mod keepalive;
 pub mod listener;
 pub mod outbox;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::console::Streams;
+use super::forward::Forwards;
 use super::outbox::Outbox;
 use crate::error::DriverError;
 use crate::vm::Hypervisor;
@@ -20,6 +21,8 @@ pub struct Session {
     pub outbox: Outbox,
     /// Streams that are open.
     pub streams: Streams,
+    /// Connections to libvirt's own daemons.
+    pub forwards: Forwards,
     /// The client answers pings.
     pub answers_pings: AtomicBool,
     /// It came by the socket for those that may only look.
@@ -48,6 +51,7 @@ impl Session {
             hypervisor,
             outbox,
             streams: Streams::default(),
+            forwards: Forwards::default(),
             answers_pings: AtomicBool::new(false),
             came_to_look,
             opened: Mutex::new(None),

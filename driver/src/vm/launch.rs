@@ -40,7 +40,7 @@ pub struct Launched {
 /// When it cannot be started or ends before that; nothing of it is left then.
 pub fn launch(domain: &Domain, paths: &Paths) -> Result<Launched, DriverError> {
     let failed = |reason: String| DriverError::Start { name: domain.name.clone(), reason };
-    let taps = Taps::make(domain)?;
+    let taps = Taps::make(domain, paths)?;
     let log = Log::open(&paths.log, &domain.name)?;
     let program = program(domain, &paths.emulator);
     let mut command = Command::new(&program);

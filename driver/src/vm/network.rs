@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use virtft_domain::{Domain, Interface, InterfaceSource};
 
 use crate::error::DriverError;
+use crate::paths::Paths;
+use crate::upstream::bridge_of_network;
 
 /// Names that the daemon gives begin so.
 const PREFIX: &str = "vnet";
@@ -29,22 +31,22 @@ impl Taps {
     ///
     /// # Errors
     /// When an interface cannot be made, or a network cannot be reached.
-    pub fn make(domain: &Domain) -> Result<Self, DriverError> {
+    pub fn make(domain: &Domain, paths: &Paths) -> Result<Self, DriverError> {
         let mut taps = Self::default();
         for interface in &domain.devices.interfaces {
-            let name = taps.make_one(interface)?;
+            let name = taps.make_one(interface, paths)?;
             taps.names.push(name);
         }
         Ok(taps)
     }
 
-    fn make_one(&mut self, interface: &Interface) -> Result<Option<String>, DriverError> {
+    fn make_one(&mut self, interface: &Interface, paths: &Paths) -> Result<Option<String>, DriverError> {
         let bridge = match &interface.source {
             InterfaceSource::User { .. } => return Ok(None),
             InterfaceSource::Ethernet if interface.is_unmanaged => return Ok(interface.target.clone()),
             InterfaceSource::Ethernet => None,
             InterfaceSource::Bridge(bridge) => Some(bridge.clone()),
-            InterfaceSource::Network(network) => Some(bridge_of_network(network)?),
+            InterfaceSource::Network(network) => Some(bridge_of_network(paths, network)?),
         };
         if let Some(bridge) = bridge.as_ref().filter(|bridge| !exists(&format!("{bridge}/bridge"))) {
             return Err(DriverError::Failed(format!("there is no bridge '{bridge}' on this host")));
@@ -82,12 +84,6 @@ pub fn remove(names: &[String]) {
             tracing::warn!("{error}");
         }
     }
-}
-
-/// The bridge of a virtual network, which only libvirt's network daemon knows.
-fn bridge_of_network(network: &str) -> Result<String, DriverError> {
-    let reason = format!("the virtual network '{network}': networks of libvirt's own daemon cannot be used yet");
-    Err(DriverError::Unsupported(reason))
 }
 
 fn free_name() -> Option<String> {

@@ -77,7 +77,7 @@ fn make_targets_in_guides_exist() -> Result<()> {
 
 #[test]
 fn paths_in_guides_exist() -> Result<()> {
-    let folders = ["tests/", "docs/", "emulator/", ".ci/"];
+    let folders = ["tests/", "docs/", "emulator/", "driver/", ".ci/"];
     let mut findings = Vec::new();
     for guide in GUIDES {
         for command in commands(&read(guide)?) {
