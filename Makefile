@@ -24,10 +24,11 @@ lint:
 	tests/run --only format,lint
 
 bench: assets
-	tests/lib/install-deps bench network
+	tests/lib/install-deps bench network ft
 	cargo build --locked --release --package virtft-emulator
 	tests/bench/run
 	tests/bench/recording
+	tests/bench/pair
 
 # Tests drawn at random for MINUTES minutes.
 MINUTES ?= 60

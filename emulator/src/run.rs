@@ -136,7 +136,8 @@ pub fn run(
     let (disks, macs) = (host.disk_facts(), host.macs());
     let backends = SharedBackends::default();
     backends.replace(Some(host.start(&confinement, &queue, ft.as_ref().map(|setup| &setup.copies))?));
-    let fittings = Fittings { queue: Arc::clone(&queue), backends: backends.clone(), disks, macs };
+    let images = arguments.writable_images();
+    let fittings = Fittings { queue: Arc::clone(&queue), backends: backends.clone(), disks, macs, images };
     let engine = ft.map(|setup| setup.start(fittings)).transpose().map_err(StartError::Machine)?;
     let vcpu = VcpuThread {
         guest,
@@ -190,6 +191,8 @@ pub(crate) fn wait_for(
 pub(crate) struct TakeOver {
     /// Guest time at which it should be: what it was plus what has passed since.
     pub time_ns: u64,
+    /// What its consoles have shown.
+    pub scrollback: Vec<Output>,
     /// Outputs that the primary may not have released.
     pub retained: Vec<Output>,
 }
@@ -266,7 +269,7 @@ impl VcpuThread {
 fn go_on(guest: &mut dyn Guest, backends: &mut SharedBackends, take_over: TakeOver) {
     let time_ns = take_over.time_ns.max(guest.time_ns());
     guest.deliver(Input::ClockAnchor(ClockAnchor { time_ns, rate: virtft_machine::clock::RATE_ONE }));
-    for output in take_over.retained {
+    for output in take_over.scrollback.into_iter().chain(take_over.retained) {
         // Its device is there: the machine has the same ones.
         if let Err(error) = backends.send(output) {
             tracing::error!("an output is lost: {error}");

@@ -1,7 +1,8 @@
 //! The backup's side of a pair: receives the log, acknowledges it, and goes live when it has won the epoch.
 //!
 //! ```text
-//!            Hello             state rebuilt         Armed
+//!                                                    Armed, and the pair
+//!            Hello             state rebuilt         found at the arbiter
 //!   Waiting ------> Receiving --------------> Verified -----> Armed
 //!                       |                        |              |  silence, hung up, Handover
 //!                       +--- silence ------------+              v
@@ -13,7 +14,7 @@
 //! backup asks for the epoch it stops acknowledging, for good.
 
 use crate::PROTOCOL_VERSION;
-use crate::arbiter::{Answer, EpochKey};
+use crate::arbiter::{Answer, EpochKey, Token};
 use crate::message::{Hello, Message, bounded};
 use crate::timing::{MS, Timing};
 
@@ -47,6 +48,9 @@ pub enum BackupEvent {
     Message(u64, Message),
     /// The machine was rebuilt from the transferred state, and the first digest behind it agrees.
     Rebuilt,
+    /// The answer to [`BackupAction::Confirm`]: whether the pair is there with the primary's token; `None` when the arbiter does
+    /// not answer.
+    Confirmed(Option<bool>),
     /// How far the replay has come.
     Executed {
         /// Nanoseconds of guest time.
@@ -71,6 +75,8 @@ pub enum BackupAction {
     Keep(Vec<u8>),
     /// Outputs below this number have left the primary: the copies kept may go.
     Forget(u64),
+    /// Look whether the pair is recorded with this token: answer with `Confirmed`.
+    Confirm(EpochKey, Token),
     /// Test and set: answer with `Answered`.
     TestAndSet(EpochKey),
     /// Everything kept is replayed, then the machine runs here; the next epoch.
@@ -104,6 +110,8 @@ pub struct Backup {
     retry_ns: u64,
     reason: String,
     asking: bool,
+    /// The primary has recorded the pair.
+    arming: bool,
 }
 
 impl Backup {
@@ -125,6 +133,7 @@ impl Backup {
             retry_ns: 0,
             reason: String::new(),
             asking: false,
+            arming: false,
         }
     }
 
@@ -166,6 +175,7 @@ impl Backup {
                     self.send(Message::Verified, &mut actions);
                 }
             }
+            BackupEvent::Confirmed(answer) => self.confirmed(answer, now_ns, &mut actions),
             BackupEvent::Executed { guest_ns } => self.executed_ns = guest_ns,
             BackupEvent::Answered(answer) => self.answered(answer, now_ns, &mut actions),
             BackupEvent::Leave(reason) => {
@@ -190,9 +200,11 @@ impl Backup {
         match message {
             Message::Log { offset, bytes } => self.log(offset, bytes, now_ns, actions),
             Message::Armed => {
-                if self.state == BackupState::Verified {
-                    self.state = BackupState::Armed;
+                self.arming = true;
+                if self.state == BackupState::Armed {
+                    self.send(Message::Confirmed, actions);
                 }
+                self.confirm(now_ns, actions);
             }
             Message::Released { outputs } => actions.push(BackupAction::Forget(outputs)),
             Message::Handover { end } => {
@@ -210,6 +222,7 @@ impl Backup {
             | Message::Refuse { .. }
             | Message::Ack { .. }
             | Message::Verified
+            | Message::Confirmed
             | Message::TookOver => {}
         }
     }
@@ -295,6 +308,7 @@ impl Backup {
 
     fn decide(&mut self, reason: String, now_ns: u64, actions: &mut Vec<BackupAction>) {
         self.state = BackupState::Deciding;
+        self.asking = false;
         self.reason = reason;
         self.retry_ns = now_ns;
         self.ask(now_ns, actions);
@@ -302,9 +316,37 @@ impl Backup {
 
     fn ask(&mut self, now_ns: u64, actions: &mut Vec<BackupAction>) {
         if let Some(hello) = self.hello.as_ref().filter(|_| !self.asking && now_ns >= self.retry_ns) {
-            let key = EpochKey { vm: hello.vm.clone(), incarnation: hello.incarnation, epoch: hello.epoch };
             self.asking = true;
-            actions.push(BackupAction::TestAndSet(key));
+            actions.push(BackupAction::TestAndSet(key(hello)));
+        }
+    }
+
+    /// Before it may ever ask, the backup looks whether it reaches the arbiter that the primary reaches.
+    fn confirm(&mut self, now_ns: u64, actions: &mut Vec<BackupAction>) {
+        let due = self.arming && self.state == BackupState::Verified && !self.asking && now_ns >= self.retry_ns;
+        if let Some(hello) = self.hello.as_ref().filter(|_| due) {
+            self.asking = true;
+            actions.push(BackupAction::Confirm(key(hello), hello.token));
+        }
+    }
+
+    fn confirmed(&mut self, answer: Option<bool>, now_ns: u64, actions: &mut Vec<BackupAction>) {
+        if self.state != BackupState::Verified {
+            return;
+        }
+        self.asking = false;
+        match answer {
+            Some(true) => {
+                self.state = BackupState::Armed;
+                self.send(Message::Confirmed, actions);
+                self.hand_over_if_complete(now_ns, actions);
+            }
+            Some(false) => {
+                let reason = "the arbiter does not have the pair: the two hosts do not reach the same one";
+                self.send(Message::Leaving { reason: reason.into() }, actions);
+                self.stop(reason.into(), actions);
+            }
+            None => self.retry_ns = now_ns + self.timing.arbiter_retry_ns,
         }
     }
 
@@ -342,6 +384,7 @@ impl Backup {
         if silent > self.timing.timeout_ns {
             return self.primary_gone(format!("the primary was silent for {} ms", silent / MS), now_ns, actions);
         }
+        self.confirm(now_ns, actions);
         if now_ns >= self.beat_ns {
             self.beat_ns = now_ns + self.timing.heartbeat_ns;
             // Carries progress too.
@@ -354,4 +397,9 @@ impl Backup {
             actions.push(BackupAction::Send(self.epoch(), message));
         }
     }
+}
+
+/// What is decided at the end of a primary's epoch.
+fn key(hello: &Hello) -> EpochKey {
+    EpochKey { vm: hello.vm.clone(), incarnation: hello.incarnation, epoch: hello.epoch }
 }

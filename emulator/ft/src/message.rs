@@ -37,6 +37,8 @@ pub struct Hello {
     pub machine: String,
     /// Names the transfer; the same when a broken connection is made again.
     pub session: [u8; 16],
+    /// The primary's token at the arbiter: a backup that finds it there reaches the same arbiter.
+    pub token: [u8; 16],
 }
 
 /// A message of the channel. Offsets are bytes of the log since the transfer began.
@@ -84,6 +86,8 @@ pub enum Message {
         /// Offset of the log's end.
         end: u64,
     },
+    /// Backup: it has found the pair at the arbiter, and may ask for the epoch.
+    Confirmed,
     /// Backup: it has won the epoch and runs.
     TookOver,
     /// Either: it stops being a replica and will not ask for the epoch.

@@ -36,7 +36,7 @@ pub enum PrimaryState {
     Transferring,
     /// The arbiter is asked to record the pair.
     Recording,
-    /// The backup could take over at any time.
+    /// The backup may take over at any time; it has said so when [`Primary::is_confirmed`].
     Protected,
     /// The machine stands still for a planned switch.
     HandingOver,
@@ -137,6 +137,7 @@ pub struct Primary {
     welcomed: bool,
     verified: bool,
     armed: bool,
+    confirmed: bool,
     paused: bool,
     /// Highest mark of an output that left without waiting.
     free_mark: u64,
@@ -171,6 +172,7 @@ impl Primary {
             welcomed: false,
             verified: false,
             armed: false,
+            confirmed: false,
             paused: false,
             free_mark: 0,
             held: VecDeque::new(),
@@ -193,6 +195,12 @@ impl Primary {
     #[must_use]
     pub fn state(&self) -> PrimaryState {
         self.state
+    }
+
+    /// Whether the backup has said that it may take over.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
     }
 
     /// Outputs that wait for an acknowledgement.
@@ -245,7 +253,7 @@ impl Primary {
             PrimaryEvent::Progress { guest_ns } => self.guest_ns = guest_ns,
             PrimaryEvent::Recorded(done) => self.recorded(done, now_ns),
             PrimaryEvent::Answered(answer) => self.answered(answer, now_ns, &mut actions),
-            PrimaryEvent::Failover if self.state == PrimaryState::Protected && self.armed => {
+            PrimaryEvent::Failover if self.state == PrimaryState::Protected && self.confirmed => {
                 self.state = PrimaryState::HandingOver;
                 actions.push(PrimaryAction::Pause);
             }
@@ -299,6 +307,11 @@ impl Primary {
                 self.executed_ns = self.executed_ns.max(executed_ns);
             }
             Message::Verified => self.verified = true,
+            Message::Confirmed => {
+                if self.armed && !std::mem::replace(&mut self.confirmed, true) {
+                    actions.push(PrimaryAction::Protected);
+                }
+            }
             Message::Refuse { reason } => self.part(format!("the peer refuses: {reason}"), now_ns, actions),
             Message::Leaving { reason } => self.part(format!("the backup left: {reason}"), now_ns, actions),
             Message::TookOver if self.state == PrimaryState::HandingOver => {
@@ -461,7 +474,6 @@ impl Primary {
         {
             self.armed = true;
             self.send(Message::Armed, actions);
-            actions.push(PrimaryAction::Protected);
         }
     }
 

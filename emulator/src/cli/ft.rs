@@ -12,7 +12,7 @@ use virtft_ft::Timing;
 use virtft_ft::timing::MS;
 
 const EXAMPLE: &str = "--ft peer=tls://hostb:7788,arbiter=dir:/shared/ft";
-const KNOWN: &str = "peer, spares, arbiter, disks, timeout, lag, on-backup-lost, pki";
+const KNOWN: &str = "peer, spares, arbiter, disks, timeout, lag, on-backup-lost, pki, force-disks";
 /// Detection timeouts that make sense, in milliseconds.
 const TIMEOUTS: std::ops::RangeInclusive<u64> = 100..=60_000;
 
@@ -33,6 +33,8 @@ pub struct FtOption {
     pub pause_alone: bool,
     /// Folder with the certificates, when they are not where libvirt has them.
     pub pki: Option<PathBuf>,
+    /// Disk copies are used although they may be outdated.
+    pub force_disks: bool,
 }
 
 impl FtOption {
@@ -81,6 +83,7 @@ impl FromStr for FtOption {
                 }
             },
             pki: values.take("pki").map(Into::into),
+            force_disks: values.take_flag("force-disks")?.unwrap_or(false),
         };
         match values.take("disks").as_deref() {
             None | Some("replicated") => {}
@@ -105,7 +108,7 @@ pub struct FtArguments {
     pub name: Option<String>,
 
     /// Fault tolerance: arbiter=dir:/PATH[,peer=URL][,spares=URL+URL][,disks=replicated][,timeout=MS][,lag=MS]
-    /// [,on-backup-lost=continue|pause][,pki=DIR]. The arbiter is a directory that both hosts reach; it decides who may
+    /// [,on-backup-lost=continue|pause][,pki=DIR][,force-disks]. The arbiter is a directory that both hosts reach; it decides who may
     /// go on alone. A URL is tls://HOST:PORT, or tcp://HOST:PORT on the loopback interface. A peer that is silent for
     /// 'timeout' is taken for dead
     #[arg(long, value_name = "OPTIONS", requires = "name", help_heading = "Fault tolerance")]
@@ -114,6 +117,10 @@ pub struct FtArguments {
     /// Unix socket for 'status', 'protect', 'failover' and 'unprotect'
     #[arg(long, value_name = "PATH", requires = "ft", help_heading = "Fault tolerance")]
     pub control: Option<PathBuf>,
+
+    /// Folder in which what is left of a replica that failed is kept: the reason, and the end of the log
+    #[arg(long, value_name = "DIR", requires = "ft", help_heading = "Fault tolerance")]
+    pub post_mortem: Option<PathBuf>,
 
     #[arg(skip)]
     pub(crate) listen_tls: bool,
@@ -158,6 +165,10 @@ pub struct BackupArguments {
     /// Output of the debug console at port 0xe9
     #[arg(long, value_name = "BACKEND", help_heading = "Devices")]
     pub debugcon: Option<DebugConOption>,
+
+    /// Change the replicated machine by force after COUNT steps: for tests of how that is found
+    #[arg(long, value_name = "COUNT", value_parser = super::parse_nonzero_count, hide = true)]
+    pub inject_fault: Option<u64>,
 
     /// Run without the seccomp filters (for debuggers and profilers)
     #[arg(long, help_heading = "Host")]

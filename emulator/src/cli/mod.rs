@@ -275,6 +275,12 @@ impl RunArguments {
         }
     }
 
+    /// The images of disks that can be written.
+    #[must_use]
+    pub fn writable_images(&self) -> Vec<PathBuf> {
+        self.disk.iter().filter(|disk| !disk.readonly).map(|disk| disk.file.clone()).collect()
+    }
+
     /// Every character backend of the command line.
     fn char_options(&self) -> impl Iterator<Item = &CharOption> {
         let debugcon = self.debugcon.iter().map(|option| &option.0);

@@ -64,6 +64,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
 #[derive(Debug, Clone)]
 pub struct Directory {
     root: PathBuf,
+    bytes: [u8; 16],
     token: String,
 }
 
@@ -71,8 +72,7 @@ impl Directory {
     /// A directory and the asker's token.
     #[must_use]
     pub fn new(option: &ArbiterOption, token: [u8; 16]) -> Self {
-        let token = token.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { root: option.0.clone(), token }
+        Self { root: option.0.clone(), bytes: token, token: hex(token) }
     }
 
     fn folder(&self, vm: &str, incarnation: u64) -> PathBuf {
@@ -108,6 +108,29 @@ impl Directory {
         }
     }
 
+    /// Incarnation and epoch that the newest life of a VM has come to; `None` when it never ran.
+    ///
+    /// # Errors
+    /// One line when the directory cannot be used.
+    pub fn latest(&self, vm: &str) -> Result<Option<(u64, u64)>, String> {
+        let failed = |error: io::Error| format!("arbiter dir:{}: it cannot be used ({error})", self.root.display());
+        let names = |folder: &Path| match fs::read_dir(folder) {
+            Ok(entries) => {
+                Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect::<Vec<_>>())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        let folder = self.root.join(vm);
+        let incarnations = names(&folder).map_err(failed)?.into_iter().filter_map(|name| name.parse().ok());
+        // One that nobody won never ran.
+        let begun = |number: &u64| self.folder(vm, *number).join("start").exists();
+        let Some(incarnation) = incarnations.filter(begun).max() else { return Ok(None) };
+        let keys = names(&self.folder(vm, incarnation)).map_err(failed)?;
+        let decided = keys.iter().filter_map(|name| name.strip_prefix("epoch-")?.parse::<u64>().ok()).max();
+        Ok(Some((incarnation, decided.unwrap_or(0) + 1)))
+    }
+
     /// Sets a key if nobody has. Returns whether it has this asker's token.
     fn set(&self, folder: &Path, key: &str) -> io::Result<bool> {
         let own = folder.join(format!(".{}-{key}", self.token));
@@ -121,9 +144,7 @@ impl Directory {
         }
         let _ = fs::remove_file(&own);
         File::open(folder)?.sync_all()?;
-        let mut owner = String::new();
-        File::open(&key)?.take(TOKEN_LIMIT).read_to_string(&mut owner)?;
-        Ok(owner == self.token)
+        Ok(self.owner(&key)? == self.token)
     }
 
     /// Who may run alone after an epoch.
@@ -153,6 +174,40 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// This asker's token.
+    #[must_use]
+    pub fn token(&self) -> [u8; 16] {
+        self.bytes
+    }
+
+    /// Whether the pair of an epoch was recorded with this token; `None` when the directory does not answer.
+    pub fn confirm(&self, key: &EpochKey, token: [u8; 16]) -> Option<bool> {
+        match self.owner(&self.folder(&key.vm, key.incarnation).join(format!("pair-{}", key.epoch))) {
+            Ok(owner) => Some(owner == hex(token)),
+            // The whole root must be there, or this says nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.root.is_dir() => Some(false),
+            Err(error) => {
+                tracing::warn!(
+                    "arbiter dir:{}: {error}; the VM is not protected before it answers",
+                    self.root.display()
+                );
+                None
+            }
+        }
+    }
+
+    fn owner(&self, key: &Path) -> io::Result<String> {
+        let mut owner = String::new();
+        File::open(key)?.take(TOKEN_LIMIT).read_to_string(&mut owner)?;
+        Ok(owner)
+    }
+}
+
+fn hex(token: [u8; 16]) -> String {
+    token.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A question to the arbiter.
 #[derive(Debug)]
 pub enum Question {
@@ -160,6 +215,8 @@ pub enum Question {
     TestAndSet(EpochKey),
     /// See [`Directory::record`].
     Record(EpochKey),
+    /// See [`Directory::confirm`].
+    Confirm(EpochKey, [u8; 16]),
 }
 
 /// What came of it.
@@ -169,6 +226,8 @@ pub enum Reply {
     Answered(EpochKey, Answer),
     /// To `Record`.
     Recorded(EpochKey, bool),
+    /// To `Confirm`.
+    Confirmed(Option<bool>),
 }
 
 /// Asks on a thread of its own: a directory on a network may take its time.
@@ -192,6 +251,7 @@ impl ArbiterThread {
                 let reply = match question {
                     Question::TestAndSet(key) => Reply::Answered(key.clone(), directory.test_and_set(&key)),
                     Question::Record(key) => Reply::Recorded(key.clone(), directory.record(&key)),
+                    Question::Confirm(key, token) => Reply::Confirmed(directory.confirm(&key, token)),
                 };
                 if sender.send(reply).is_err() {
                     return;
@@ -248,6 +308,11 @@ mod tests {
         assert!(answers.iter().all(|(_, answer)| *answer != Answer::Unreachable));
         let winner = Directory::new(&option, [winners[0].0; 16]);
         assert_eq!(winner.test_and_set(&key(1)), Answer::Won, "asking again changes nothing");
+        assert_eq!(winner.confirm(&key(1), [9; 16]), Some(false), "nobody has recorded the pair");
+        assert!(winner.record(&key(1)));
+        let other = Directory::new(&option, [77; 16]);
+        assert_eq!(other.confirm(&key(1), winner.token()), Some(true));
+        assert_eq!(other.confirm(&key(1), [1; 16]), Some(winner.token() == [1; 16]));
     }
 
     #[test]
@@ -269,6 +334,7 @@ mod tests {
         fs::remove_dir_all(folder.path()).unwrap();
         assert_eq!(directory.test_and_set(&key(1)), Answer::Unreachable);
         assert!(!directory.record(&key(1)));
+        assert_eq!(directory.confirm(&key(1), [1; 16]), None);
         assert!(directory.begin("guest").unwrap_err().contains("cannot be used"));
     }
 

@@ -1,6 +1,8 @@
 //! The `backup` command: follows a primary by replaying its log, and runs its machine when this host has won.
 
 use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +28,8 @@ use crate::script::Script;
 use crate::seccomp::Confinement;
 use crate::signals::Signals;
 
-/// Steps after which the ft thread is told how far the replay has come.
+/// Steps after which the replaying thread looks up.
 const SLICE: u64 = 1_000_000;
-/// Digests behind the transferred state: CPUs and devices, then memory.
-const REBUILT_ENTRIES: u64 = 3;
 /// After the log has ended, the verdict is there or comes at once.
 const VERDICT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -44,6 +44,8 @@ struct Replica {
     copies: CopySink,
     guest_link: Arc<super::Link>,
     engine: EngineHandle,
+    post_mortem: Option<PathBuf>,
+    fault: Option<u64>,
 }
 
 /// Waits for a primary, follows it, and takes over when it must.
@@ -54,6 +56,10 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
     let mut ft = arguments.ft.clone();
     ft.listen_tls = arguments.listen.tls;
     let setup = Setup::new(&ft)?;
+    let post_mortem = ft.post_mortem.clone();
+    if let Some(folder) = post_mortem.as_ref().filter(|folder| !folder.is_dir()) {
+        return Err(format!("--post-mortem {}: there is no such folder; make it first", folder.display()));
+    }
     let devices = RunArguments::for_backup(arguments);
     devices.check().map_err(|error| error.to_string())?;
     let address = arguments.listen.resolve()?;
@@ -69,12 +75,29 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
     let link = Arc::new(BackupLink::default());
     let backends = SharedBackends::default();
     let facts = host.disk_facts();
-    let fittings =
-        Fittings { queue: Arc::clone(&queue), backends: backends.clone(), disks: facts.clone(), macs: host.macs() };
+    let fittings = Fittings {
+        queue: Arc::clone(&queue),
+        backends: backends.clone(),
+        disks: facts.clone(),
+        macs: host.macs(),
+        images: devices.writable_images(),
+    };
     let (copies, guest_link) = (Arc::clone(&setup.copies), Arc::clone(&setup.link));
     let disks = ReplicaDisks::new(host.take_disks());
     let engine = setup.start_backup(fittings, listener, Arc::clone(&link))?;
-    let replica = Replica { host, facts, link, queue, backends, confinement, copies, guest_link, engine };
+    let replica = Replica {
+        host,
+        facts,
+        link,
+        queue,
+        backends,
+        confinement,
+        copies,
+        guest_link,
+        engine,
+        post_mortem,
+        fault: arguments.inject_fault,
+    };
     replica.follow(disks)
 }
 
@@ -98,16 +121,18 @@ impl Replica {
     }
 
     fn replay(&self, session: &mut Session) -> Result<SessionStop, SessionError> {
+        let mut fault = self.fault;
+        self.link.follows(session.reached());
         loop {
+            if fault.is_some_and(|count| session.machine.count().0 >= count) {
+                fault = None;
+                session.machine.disturb();
+            }
             let until = InstructionCount(session.machine.count().0.saturating_add(SLICE));
             let stop = session.run(until, &mut |_, output| match output {
                 Output::NetTransmit { .. } | Output::CharTransmit { .. } => self.link.emitted(output),
                 Output::Block { .. } | Output::BalloonInflate { .. } => {}
             })?;
-            self.link.executed(session.machine.now_ns());
-            if session.replayer().entries() >= REBUILT_ENTRIES {
-                self.link.rebuilt();
-            }
             if stop != SessionStop::Limit {
                 return Ok(stop);
             }
@@ -148,6 +173,7 @@ impl Replica {
         let started = host.start(&confinement, &queue, Some(&copies)).map_err(|error| error.to_string())?;
         backends.replace(Some(started));
         reissue(&machine, &backends);
+        let scrollback = link.take_scrollback();
         let (retained, lost) = link.take_retained();
         if lost > 0 {
             tracing::error!("{lost} outputs could not be kept and may be lost");
@@ -165,7 +191,7 @@ impl Replica {
             restored: true,
             links,
             clock: ClockMode::Real,
-            took_over: Some(TakeOver { time_ns: guest_ns.saturating_add(passed), retained }),
+            took_over: Some(TakeOver { time_ns: guest_ns.saturating_add(passed), scrollback, retained }),
         };
         run::wait_for(vcpu, &confinement, Some(engine)).map_err(|error| error.to_string())
     }
@@ -181,6 +207,12 @@ impl Replica {
         self.guest_link.wake();
         // The primary is told before this process ends.
         let _ = self.link.verdict(VERDICT_LIMIT);
+        if let Some(folder) = &self.post_mortem {
+            match keep(folder, &text, &self.link.log.tail()) {
+                Ok(place) => tracing::warn!("what is left of the replica is in {}", place.display()),
+                Err(error) => tracing::error!("--post-mortem {}: {error}", folder.display()),
+            }
+        }
         let status = if matches!(error, SessionError::Diverged(_)) { ExitStatus::Diverged } else { ExitStatus::Io };
         self.over(status, &text)
     }
@@ -207,6 +239,15 @@ impl Replica {
         });
         live
     }
+}
+
+/// Keeps the reason and the end of the log. They hold the guest's secrets: only this user may read them.
+fn keep(folder: &Path, reason: &str, tail: &[u8]) -> std::io::Result<PathBuf> {
+    let place = folder.join(format!("replica-{}", run::unix_ns()));
+    std::fs::DirBuilder::new().mode(0o700).create(&place)?;
+    std::fs::write(place.join("reason.txt"), reason)?;
+    std::fs::write(place.join("log-tail.bin"), tail)?;
+    Ok(place)
 }
 
 /// Requests that were in flight are made again: they are the machine's own, and doing them twice changes nothing.

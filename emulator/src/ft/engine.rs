@@ -19,6 +19,7 @@ use virtft_ft::message::encode;
 use virtft_ft::{Decoder, Message, Timing};
 
 use super::arbiter::{ArbiterThread, Question, Reply};
+use super::generation::{Copy, Marks};
 use super::link::{Item, Link, Order};
 use super::status::{Command, Request, SharedStatus, Status};
 use super::transport::{Security, Transport};
@@ -69,6 +70,8 @@ pub struct EngineParts {
     pub queue: Arc<InputQueue>,
     /// Where outputs go.
     pub backends: SharedBackends,
+    /// This process's token at the arbiter.
+    pub token: [u8; 16],
     /// Who decides.
     pub arbiter: ArbiterThread,
     /// Certificates; `None` for plain TCP.
@@ -77,6 +80,8 @@ pub struct EngineParts {
     pub disks: Vec<DiskFacts>,
     /// MAC addresses of the network devices.
     pub macs: Vec<[u8; 6]>,
+    /// Beside the images.
+    pub marks: Marks,
     /// Shared with the control thread.
     pub status: SharedStatus,
     /// From the control thread.
@@ -510,6 +515,14 @@ impl Engine {
 
     fn now_ns(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes beside the images what they are now. An image that cannot be marked is used all the same: the mark it has is older, so that
+    /// it will be refused rather than trusted.
+    fn mark(&self, epoch: u64, copy: Copy) {
+        if let Err(reason) = self.parts.marks.set(&self.parts.vm, self.parts.incarnation, epoch, copy) {
+            tracing::error!("{reason}");
+        }
     }
 
     /// Something happened that an operator wants to know.

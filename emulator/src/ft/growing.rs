@@ -7,10 +7,15 @@ use std::time::Instant;
 #[derive(Debug)]
 struct State {
     bytes: VecDeque<u8>,
+    /// What was read last, for a post-mortem.
+    tail: VecDeque<u8>,
     /// When the last bytes came.
     filled_at: Instant,
     closed: bool,
 }
+
+/// Bytes of the tail.
+const TAIL: usize = 4 << 20;
 
 /// Bytes that come in at one end and are read, with waiting, at the other. It is bounded by the primary, which does not send more
 /// than its window before it is acknowledged, and slows down when the replay falls behind.
@@ -22,7 +27,7 @@ pub struct GrowingLog {
 
 impl Default for GrowingLog {
     fn default() -> Self {
-        let state = State { bytes: VecDeque::new(), filled_at: Instant::now(), closed: false };
+        let state = State { bytes: VecDeque::new(), tail: VecDeque::new(), filled_at: Instant::now(), closed: false };
         Self { state: Mutex::new(state), filled: Condvar::new() }
     }
 }
@@ -49,15 +54,26 @@ impl GrowingLog {
         self.lock().filled_at
     }
 
+    /// The end of what was read, and what was not.
+    #[must_use]
+    pub fn tail(&self) -> Vec<u8> {
+        let state = self.lock();
+        state.tail.iter().chain(&state.bytes).copied().collect()
+    }
+
     /// Reads what is there, at least one byte; waits for it. Zero at the end.
     #[must_use]
     pub fn read(&self, buffer: &mut [u8]) -> usize {
         let empty = |state: &mut State| state.bytes.is_empty() && !state.closed;
         let mut state = self.filled.wait_while(self.lock(), empty).unwrap_or_else(PoisonError::into_inner);
         let count = buffer.len().min(state.bytes.len());
-        for (place, byte) in buffer.iter_mut().zip(state.bytes.drain(..count)) {
+        let State { bytes, tail, .. } = &mut *state;
+        for (place, byte) in buffer.iter_mut().zip(bytes.drain(..count)) {
             *place = byte;
         }
+        tail.extend(&buffer[..count]);
+        let old = tail.len().saturating_sub(TAIL);
+        tail.drain(..old);
         count
     }
 
@@ -94,5 +110,6 @@ mod tests {
         log.close();
         let wanted: Vec<u8> = (0..100).flat_map(|piece| [piece; 3]).collect();
         assert_eq!(reader.join().unwrap(), wanted);
+        assert_eq!(log.tail(), wanted);
     }
 }

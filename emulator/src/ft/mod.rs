@@ -21,6 +21,7 @@ mod control;
 mod copy;
 mod disks;
 mod engine;
+mod generation;
 mod growing;
 mod guest;
 mod link;

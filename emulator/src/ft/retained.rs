@@ -1,11 +1,13 @@
-//! A backup's own copies of outputs that its primary may not have released.
+//! A backup's own copies of outputs that its primary may not have released, and the end of what consoles have shown.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use virtft_machine::io::Output;
+use virtft_machine::io::{CharPort, Output};
 
 /// Bytes kept. A primary tells what it has released many times a second, so only what waits for acknowledgements is here.
 const LIMIT: usize = 64 << 20;
+/// Bytes of a console's past.
+const SCROLLBACK: usize = 64 << 10;
 
 /// Outputs by number, counted from the beginning of the log.
 #[derive(Debug, Default)]
@@ -17,6 +19,7 @@ pub struct Retained {
     forgotten: u64,
     bytes: usize,
     lost: u64,
+    scrollback: BTreeMap<CharPort, VecDeque<u8>>,
 }
 
 fn size(output: &Output) -> usize {
@@ -54,14 +57,24 @@ impl Retained {
             self.lost += u64::from(self.first >= self.forgotten);
             self.bytes -= size(&output);
             self.first += 1;
+            if let Output::CharTransmit { port, data } = output {
+                let past = self.scrollback.entry(port).or_default();
+                past.extend(data);
+                let old = past.len().saturating_sub(SCROLLBACK);
+                past.drain(..old);
+            }
         }
+    }
+
+    /// The last 64 KiB that each console has shown elsewhere.
+    pub fn take_scrollback(&mut self) -> Vec<Output> {
+        let pasts = std::mem::take(&mut self.scrollback).into_iter();
+        pasts.map(|(port, past)| Output::CharTransmit { port, data: past.into() }).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use virtft_machine::io::CharPort;
-
     use super::*;
 
     fn output(byte: u8) -> Output {
@@ -80,5 +93,7 @@ mod tests {
         retained.forget(6);
         (4..8).for_each(|byte| retained.add(output(byte)));
         assert_eq!(retained.take(), (vec![output(6), output(7)], 0));
+        let past = Output::CharTransmit { port: CharPort::Serial(0), data: vec![0, 1, 4, 5] };
+        assert_eq!(retained.take_scrollback(), [past]);
     }
 }

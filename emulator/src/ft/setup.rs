@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use super::arbiter::{Directory, check_name};
 use super::control::Control;
 use super::engine::{BackupLink, Engine, EngineHandle, EngineParts, Protection};
+use super::generation::{Copy, Marks};
 use super::status::SharedStatus;
 use super::{ArbiterThread, Link, Security, SharedBackends};
 use crate::cli::FtArguments;
@@ -26,6 +27,8 @@ pub struct Fittings {
     pub disks: Vec<DiskFacts>,
     /// MAC addresses of the network devices.
     pub macs: Vec<[u8; 6]>,
+    /// The images that can be written.
+    pub images: Vec<PathBuf>,
 }
 
 /// Everything that could be refused is opened; nothing runs yet.
@@ -35,6 +38,7 @@ pub struct Setup {
     security: Option<Security>,
     control: Option<(PathBuf, Control)>,
     directory: Directory,
+    force_disks: bool,
     /// To the vCPU thread.
     pub link: Arc<Link>,
     /// For pieces of disks that are read for a copy.
@@ -81,7 +85,8 @@ impl Setup {
             pause_alone: option.pause_alone,
             timing: option.timing(),
         };
-        Ok(Self { vm, protection, security, control, directory, link, copies, copied })
+        let force_disks = option.force_disks;
+        Ok(Self { vm, protection, security, control, directory, force_disks, link, copies, copied })
     }
 
     /// Starts the ft thread of a machine that runs here, in a new incarnation.
@@ -89,7 +94,14 @@ impl Setup {
     /// # Errors
     /// One line.
     pub fn start(self, fittings: Fittings) -> Result<EngineHandle, String> {
+        let marks = Marks::of(fittings.images.clone());
+        if self.force_disks {
+            tracing::warn!("{}: the disks are used as they are, by force", self.vm);
+        } else {
+            marks.check(&self.vm, &self.directory)?;
+        }
         let incarnation = self.directory.begin(&self.vm)?;
+        marks.set(&self.vm, incarnation, 1, Copy::Primary)?;
         let parts = self.parts(fittings, incarnation)?;
         Engine::new(parts).start().map_err(|error| error.to_string())
     }
@@ -119,6 +131,7 @@ impl Setup {
             path = Some(place);
         }
         let waker = Arc::clone(&self.link);
+        let token = self.directory.token();
         let arbiter = ArbiterThread::start(self.directory, move || waker.wake())
             .map_err(|error| format!("the arbiter's thread cannot be started ({error})"))?;
         Ok(EngineParts {
@@ -128,10 +141,12 @@ impl Setup {
             link: self.link,
             queue: fittings.queue,
             backends: fittings.backends,
+            token,
             arbiter,
             security: self.security,
             disks: fittings.disks,
             macs: fittings.macs,
+            marks: Marks::of(fittings.images),
             status,
             commands,
             copied: self.copied,

@@ -25,7 +25,7 @@ use crate::seccomp::{Confinement, ThreadClass};
 use crate::signals::Signals;
 use crate::threads;
 use session::SessionFiles;
-pub use session::{Session, SessionError, SessionStop};
+pub use session::{Reached, Session, SessionError, SessionStop};
 pub use source::{LogFile, LogSource};
 
 /// Steps after which signals and the pace are looked at.

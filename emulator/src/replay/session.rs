@@ -3,6 +3,7 @@
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 use virtft_machine::io::{DeviceIndex, InstructionCount, Output, RequestId};
@@ -105,6 +106,15 @@ impl SessionDisks {
     }
 }
 
+/// How far a session has come, for other threads.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// Guest time in nanoseconds up to which everything that was read has been replayed.
+    pub guest_ns: AtomicU64,
+    /// Entries replayed.
+    pub entries: AtomicU64,
+}
+
 /// A machine and its log.
 #[derive(Debug)]
 pub struct Session {
@@ -113,6 +123,7 @@ pub struct Session {
     replayer: Replayer,
     reader: LogReader<BufReader<LogSource>>,
     disks: SessionDisks,
+    reached: Arc<Reached>,
     /// The first entry, found on the way to it.
     first: Option<Positioned>,
 }
@@ -190,7 +201,8 @@ impl Session {
             Some(LogItem::Entry(entry, _)) => Some(entry),
             _ => None,
         };
-        Ok(Self { machine, replayer, reader: opening.reader, disks, first })
+        let reached = Arc::default();
+        Ok(Self { machine, replayer, reader: opening.reader, disks, reached, first })
     }
 
     /// The log's header.
@@ -216,7 +228,7 @@ impl Session {
     ) -> Result<SessionStop, SessionError> {
         loop {
             match self.replayer.advance(&mut self.machine, until)? {
-                Step::NeedEntry => match self.next_entry()? {
+                Step::NeedEntry => match self.next_entry_from_here()? {
                     Some(entry) => self.replayer.push(entry),
                     None => return Ok(SessionStop::Unfinished),
                 },
@@ -251,6 +263,19 @@ impl Session {
             entries.push(entry);
         }
         Ok(entries)
+    }
+
+    /// How far the replay has come, also while it waits for the log to grow.
+    #[must_use]
+    pub fn reached(&self) -> Arc<Reached> {
+        Arc::clone(&self.reached)
+    }
+
+    /// Reading may take long: a log that grows is waited for.
+    fn next_entry_from_here(&mut self) -> Result<Option<Positioned>, SessionError> {
+        self.reached.guest_ns.store(self.machine.now_ns(), Ordering::Relaxed);
+        self.reached.entries.store(self.replayer.entries(), Ordering::Relaxed);
+        self.next_entry()
     }
 
     fn next_entry(&mut self) -> Result<Option<Positioned>, SessionError> {

@@ -62,6 +62,7 @@ struct Channel {
 enum Asked {
     Test(&'static str, EpochKey),
     Record(EpochKey),
+    Confirm(EpochKey),
 }
 
 pub struct World {
@@ -94,8 +95,15 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> Self {
         let timing = Timing { transfer_timeout_ns: 2_000 * MS, ..Timing::default() };
-        let hello =
-            Hello { protocol: 0, vm: "guest".into(), incarnation: 1, epoch: 1, machine: "m".into(), session: [1; 16] };
+        let hello = Hello {
+            protocol: 0,
+            vm: "guest".into(),
+            incarnation: 1,
+            epoch: 1,
+            machine: "m".into(),
+            session: [1; 16],
+            token: [2; 16],
+        };
         let (primary, actions) = Primary::new(hello, timing, 0);
         let mut world = Self {
             random: Random(seed),
@@ -239,6 +247,10 @@ impl World {
                     }
                     self.primary_event(PrimaryEvent::Recorded(!away && !lost));
                 }
+                Asked::Confirm(key) => {
+                    let found = (!away && !lost).then(|| self.recorded.contains(&key));
+                    self.backup_event(BackupEvent::Confirmed(found));
+                }
             }
         }
     }
@@ -329,6 +341,10 @@ impl World {
                 BackupAction::Forget(outputs) => {
                     assert!(outputs <= self.released, "told that {outputs} have left, {} have", self.released);
                     self.retained_from = self.retained_from.max(outputs);
+                }
+                BackupAction::Confirm(key, token) => {
+                    assert_eq!(token, [2; 16]);
+                    self.ask(Asked::Confirm(key));
                 }
                 BackupAction::TestAndSet(key) => self.ask(Asked::Test("backup", key)),
                 BackupAction::GoLive { .. } => {

@@ -1,6 +1,7 @@
 //! The backup's part of the ft thread.
 
 use std::net::TcpListener;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,16 @@ use virtft_machine::io::Output;
 
 use super::super::MACHINE;
 use super::super::arbiter::{Question, Reply};
+use super::super::generation::Copy;
 use super::super::growing::GrowingLog;
 use super::super::retained::Retained;
 use super::super::status::Status;
 use super::{ANNOUNCE_FOR, Engine, EngineParts, Role};
+use crate::replay::Reached;
+
+/// Entries that a log begins with: the snapshot, the digest of CPUs and devices, that of memory. When they are replayed, the machine
+/// is the primary's.
+const REBUILT_ENTRIES: u64 = 3;
 
 /// What the ft thread decided about a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +33,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 struct State {
     retained: Retained,
-    rebuilt: bool,
-    executed_ns: u64,
+    /// How far the replay has come.
+    reached: Arc<Reached>,
     /// The replaying thread can be no replica any more.
     failure: Option<String>,
     verdict: Option<Verdict>,
@@ -43,19 +50,19 @@ pub struct BackupLink {
 }
 
 impl BackupLink {
-    /// The machine was rebuilt, and its digests agree.
-    pub fn rebuilt(&self) {
-        self.lock().rebuilt = true;
-    }
-
-    /// Guest time reached.
-    pub fn executed(&self, guest_ns: u64) {
-        self.lock().executed_ns = guest_ns;
+    /// The replay begins: where it says how far it has come.
+    pub fn follows(&self, reached: Arc<Reached>) {
+        self.lock().reached = reached;
     }
 
     /// The replayed machine emitted an output.
     pub fn emitted(&self, output: Output) {
         self.lock().retained.add(output);
+    }
+
+    /// What consoles have shown on the primary's host.
+    pub fn take_scrollback(&self) -> Vec<Output> {
+        self.lock().retained.take_scrollback()
     }
 
     /// Outputs that the primary may not have released.
@@ -96,12 +103,14 @@ pub(super) struct BackupRole {
     listener: Option<TcpListener>,
     link: Arc<BackupLink>,
     told_rebuilt: bool,
+    /// How the images are marked.
+    copy: Option<Copy>,
 }
 
 impl BackupRole {
     pub fn new(parts: &EngineParts, listener: TcpListener, link: Arc<BackupLink>) -> Self {
         let node = Backup::new(&parts.vm, MACHINE, parts.protection.timing);
-        Self { node, listener: Some(listener), link, told_rebuilt: false }
+        Self { node, listener: Some(listener), link, told_rebuilt: false, copy: None }
     }
 
     pub fn listener(&self) -> Option<&TcpListener> {
@@ -123,16 +132,19 @@ impl BackupRole {
     pub fn replied(&mut self, reply: &Reply, now: u64) -> Vec<BackupAction> {
         match reply {
             Reply::Answered(_, answer) => self.node.handle(BackupEvent::Answered(*answer), now),
+            Reply::Confirmed(found) => self.node.handle(BackupEvent::Confirmed(*found), now),
             Reply::Recorded(..) => Vec::new(),
         }
     }
 
     /// Looks at what the replaying thread has said, then at the time.
     pub fn tick(&mut self, now: u64) -> Vec<BackupAction> {
-        let (rebuilt, guest_ns, failure) = {
+        let (reached, failure) = {
             let mut state = self.link.lock();
-            (state.rebuilt, state.executed_ns, state.failure.take())
+            (Arc::clone(&state.reached), state.failure.take())
         };
+        let rebuilt = reached.entries.load(Ordering::Relaxed) >= REBUILT_ENTRIES;
+        let guest_ns = reached.guest_ns.load(Ordering::Relaxed);
         let mut actions = self.node.handle(BackupEvent::Executed { guest_ns }, now);
         if rebuilt && !self.told_rebuilt {
             self.told_rebuilt = true;
@@ -182,6 +194,7 @@ impl Engine {
                     role.link.log.append(&bytes);
                 }
                 BackupAction::Forget(outputs) => role.link.lock().retained.forget(outputs),
+                BackupAction::Confirm(key, token) => self.ask(Question::Confirm(key, token)),
                 BackupAction::TestAndSet(key) => {
                     self.note("the arbiter is asked who may go on alone");
                     self.ask(Question::TestAndSet(key));
@@ -195,11 +208,20 @@ impl Engine {
                 }
             }
         }
-        if let Role::Backup(role) = &self.role
-            && let Some(hello) = role.node.hello()
-        {
-            (self.parts.incarnation, self.epoch) = (hello.incarnation, hello.epoch);
+        self.note_copy();
+    }
+
+    /// A copy that is overwritten is marked before, and one that is complete afterwards.
+    fn note_copy(&mut self) {
+        let Role::Backup(role) = &mut self.role else { return };
+        let Some(hello) = role.node.hello() else { return };
+        let copy = if role.node.state() == BackupState::Armed { Copy::Replica } else { Copy::Incomplete };
+        if role.node.state() == BackupState::Deciding || role.copy == Some(copy) {
+            return;
         }
+        role.copy = Some(copy);
+        (self.parts.incarnation, self.epoch) = (hello.incarnation, hello.epoch);
+        self.mark(self.epoch, copy);
     }
 
     fn go_live(&mut self, epoch: u64, reason: String) {
@@ -209,6 +231,7 @@ impl Engine {
         self.transport = None;
         self.role = Role::Alone;
         self.epoch = epoch;
+        self.mark(epoch, Copy::Primary);
         let now = Instant::now();
         self.announce_until = Some((now, now + ANNOUNCE_FOR));
         self.next_spare = (!self.parts.protection.spares.is_empty()).then_some(now + self.spare_delay);

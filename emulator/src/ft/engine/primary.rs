@@ -10,6 +10,7 @@ use virtft_replay::frame::FrameKind;
 use super::super::MACHINE;
 use super::super::arbiter::{Question, Reply};
 use super::super::copy::DiskCopy;
+use super::super::generation::Copy;
 use super::super::link::{Item, Order};
 use super::super::status::Status;
 use super::{Engine, Role};
@@ -81,8 +82,8 @@ impl PrimaryRole {
             Reply::Recorded(key, done) if *key == self.node.key() => {
                 self.node.handle(PrimaryEvent::Recorded(*done), now)
             }
-            // Of an epoch that is over.
-            Reply::Answered(..) | Reply::Recorded(..) => Vec::new(),
+            // Of an epoch that is over, or for a backup.
+            Reply::Answered(..) | Reply::Recorded(..) | Reply::Confirmed(_) => Vec::new(),
         }
     }
 
@@ -148,7 +149,8 @@ impl PrimaryRole {
             PrimaryState::Connecting => "connecting",
             PrimaryState::Transferring => "transferring",
             PrimaryState::Recording => "waiting for the arbiter to record the pair",
-            PrimaryState::Protected => "protected",
+            PrimaryState::Protected if self.node.is_confirmed() => "protected",
+            PrimaryState::Protected => "waiting for the backup to find the pair at the arbiter",
             PrimaryState::HandingOver => "handing over",
             PrimaryState::Deciding => "waiting for the arbiter",
             PrimaryState::Alone => "running",
@@ -180,6 +182,7 @@ impl Engine {
             epoch: self.epoch,
             machine: MACHINE.into(),
             session: name,
+            token: self.parts.token,
         };
         let (node, actions) = Primary::new(hello, self.parts.protection.timing, self.now_ns());
         self.log_bytes = 0;
@@ -296,7 +299,10 @@ impl Engine {
     }
 
     fn alone(&mut self, epoch: u64, reason: &str) {
-        self.epoch = epoch;
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.mark(epoch, Copy::Primary);
+        }
         self.role = Role::Alone;
         self.transport = None;
         self.parts.link.set_throttle(0);
