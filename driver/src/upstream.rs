@@ -7,10 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use virtft_rpc::remote::{auth_list, auth_polkit, connect_open, network_get_bridge_name, network_lookup_by_name};
+use virtft_rpc::remote::{
+    Address, auth_list, auth_polkit, connect_open, network_get_bridge_name, network_get_dhcp_leases,
+    network_lookup_by_name,
+};
 use virtft_rpc::{
-    FrameBuffer, Header, MessageType, Procedure, REMOTE_PROGRAM, REMOTE_VERSION, RemoteError, Status, from_bytes,
-    to_bytes,
+    FrameBuffer, Header, MessageType, NetworkRef, Procedure, REMOTE_PROGRAM, REMOTE_VERSION, RemoteError, Status,
+    from_bytes, to_bytes,
 };
 
 use crate::error::DriverError;
@@ -189,16 +192,33 @@ impl Upstream {
     }
 }
 
-/// The bridge of a virtual network.
-///
-/// # Errors
-/// When there is no network daemon, no such network, or it is not active.
-pub fn bridge_of_network(paths: &Paths, network: &str) -> Result<String, DriverError> {
+/// A network daemon and the network of this name.
+fn open_network(paths: &Paths, network: &str) -> Result<(Upstream, NetworkRef), DriverError> {
     let Some(mut upstream) = Upstream::open(paths, Kind::Network, true)? else {
         let reason = format!("the virtual network '{network}': libvirt's network daemon is not there");
         return Err(DriverError::Unsupported(reason));
     };
     let args = network_lookup_by_name::Args { name: network.to_owned() };
     let net = upstream.call::<network_lookup_by_name::Call>(&args)?.net;
+    Ok((upstream, net))
+}
+
+/// The bridge of a virtual network.
+///
+/// # Errors
+/// When there is no network daemon, no such network, or it is not active.
+pub fn bridge_of_network(paths: &Paths, network: &str) -> Result<String, DriverError> {
+    let (mut upstream, net) = open_network(paths, network)?;
     Ok(upstream.call::<network_get_bridge_name::Call>(&network_get_bridge_name::Args { net })?.name)
+}
+
+/// Addresses that a virtual network has lent to a network card.
+///
+/// # Errors
+/// When there is no network daemon or no such network.
+pub fn leases_of_network(paths: &Paths, network: &str, mac: &str) -> Result<Vec<Address>, DriverError> {
+    let (mut upstream, net) = open_network(paths, network)?;
+    let args = network_get_dhcp_leases::Args { net, mac: Some(mac.to_owned()), need_results: 1, flags: 0 };
+    let leases = upstream.call::<network_get_dhcp_leases::Call>(&args)?.leases;
+    Ok(leases.into_iter().map(|lease| Address { kind: lease.kind, addr: lease.ip, prefix: lease.prefix }).collect())
 }

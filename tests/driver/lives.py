@@ -248,6 +248,9 @@ def statistics(daemon, folder):
     figures = daemon.virsh("domstats", "vm")
     contains(figures, "state.state=1", "cpu.time=", "balloon.current=262144", "vcpu.current=2")
     contains(figures, "block.0.name=vda", f"block.0.path={image}", f"block.0.capacity={64 << 20}")
+    card = folder / "card.xml"
+    card.write_text("<interface type='user'/>")
+    contains(daemon.virsh("attach-device", "vm", card, status=1), "running machine cannot be changed")
     contains(daemon.virsh("dommemstat", "vm"), "actual 262144", "rss ")
     contains(daemon.virsh("vcpuinfo", "vm"), "VCPU:           1")
     contains(daemon.virsh("vcpucount", "vm"), "current      live")

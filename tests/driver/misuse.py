@@ -1,5 +1,6 @@
 """Clients that misbehave, and clients that may only look: none of them harms the others."""
 
+import os
 import socket
 import struct
 import subprocess
@@ -10,7 +11,8 @@ import libvirt
 from console import SCALE
 from daemon import binary, define, domain_xml, frame, receive
 from definitions import connect, contains, refused
-from report import expect_equal
+from report import Skip, expect_equal
+from vm import Emulator
 
 AUTH_LIST, OPEN, LIST_ALL, FEATURE = 66, 1, 273, 60
 KEEPALIVE = 0x6B656570
@@ -208,7 +210,46 @@ def two_daemons(daemon, folder):
     contains(daemon.virsh("list", "--all"), "vm")
 
 
+def session(_daemon, folder):
+    """A user's own daemon at ft:///session, found by the paths that clients look at."""
+    if os.geteuid() != 0:
+        raise Skip("needs root, to be somebody else")
+    programs = (binary(), Emulator().binary)
+    folder.chmod(0o755)
+    home = folder / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run"), "LC_ALL": "C"}
+    user = {"user": 65534, "group": 65534, "extra_groups": [], "env": environment, "text": True}
+    readable = subprocess.run(["test", "-x", programs[0], "-a", "-x", programs[1]], check=False, **user).returncode == 0
+    if not readable:
+        raise Skip("another user cannot run the programs where they are")
+    (home / "run").mkdir()
+    os.chown(home / "run", 65534, 65534)
+    log = open(folder / "session.log", "wb")
+    process = subprocess.Popen([programs[0], "--emulator", programs[1], "--timeout", "2"], stdin=subprocess.DEVNULL, stderr=log, **user)
+    try:
+        deadline = time.monotonic() + 20 * SCALE
+        while not (home / "run/libvirt/virtftd-sock").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        path = folder / "vm.xml"
+        path.write_text(domain_xml("mine"))
+        for words in (["define", path], ["list", "--all"], ["dumpxml", "mine"], ["undefine", "mine"]):
+            command = ["virsh", "-c", "ft:///session", *map(str, words)]
+            result = subprocess.run(command, capture_output=True, check=False, timeout=60, **user)
+            expect_equal(f"{words}: {result.stdout}{result.stderr}", result.returncode, 0)
+        expect_equal("definitions", (home / ".config/libvirt/ft").is_dir(), True)
+        # Nobody is connected, so it ends.
+        expect_equal("status", process.wait(30 * SCALE), 0)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        log.close()
+
+
 CASES = {
+    "session": session,
     "frames": frames,
     "flags of go-libvirt": flags_of_go_libvirt,
     "pings": pings,

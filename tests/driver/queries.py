@@ -50,7 +50,7 @@ def what_is_not_there(daemon, folder):
     connection = connect(daemon)
     domain = connection.lookupByName("vm")
     refused(libvirt.VIR_ERR_NO_SUPPORT, domain.managedSave)
-    refused(libvirt.VIR_ERR_NO_SUPPORT, domain.attachDevice, "<disk/>")
+    refused(libvirt.VIR_ERR_NO_SUPPORT, domain.injectNMI)
     refused(libvirt.VIR_ERR_NO_SUPPORT, domain.memoryParameters)
     expect_equal("snapshots", domain.listAllSnapshots(), [])
     expect_equal("saved", domain.hasManagedSaveImage(), 0)

@@ -85,9 +85,9 @@ class Daemon:
         self.process.wait(20 * SCALE)
 
     def machines(self):
-        """Numbers of the emulators' processes."""
-        files = sorted(self.run.glob("*.json"))
-        return [json.loads(file.read_text())["pid"] for file in files]
+        """Numbers of the emulators' processes, in the order in which they were started."""
+        found = [json.loads(file.read_text()) for file in self.run.glob("*.json")]
+        return [status["pid"] for status in sorted(found, key=lambda status: status["id"])]
 
     def __enter__(self):
         return self.start()

@@ -29,7 +29,7 @@ pub use capabilities::{Cell, HostFacts, capabilities, domain_capabilities};
 pub use check::{MAX_CONSOLES, MAX_DISKS, MAX_INTERFACES, MAX_SERIALS, MAX_VCPUS, Surroundings};
 pub use cpu::{CPU_MODEL, Cpu};
 pub use devices::{
-    CharDevice, CharSource, ConsoleTarget, Devices, Disk, DiskFormat, DiskSource, Interface, InterfaceSource,
+    CharDevice, CharSource, ConsoleTarget, Device, Devices, Disk, DiskFormat, DiskSource, Interface, InterfaceSource,
     MacAddress, Rng, RngBackend,
 };
 pub use domain::{Domain, Memory, Vcpus, check_name};

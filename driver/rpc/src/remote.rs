@@ -10,8 +10,11 @@
 use uuid::Uuid;
 
 use crate::procedure::{Access, Event, Procedure, ProcedureInfo, protocol};
+pub use crate::types::{
+    Address, DhcpLease, DiskError, DomainStatistics, InterfaceAddresses, IoThread, MemoryStatistic, NodeStatistic,
+    Opaque, VcpuInfo,
+};
 use crate::types::{CharList, DomainRef, FixedChars, NetworkRef, TypedParameter};
-pub use crate::types::{DomainStatistics, MemoryStatistic, NodeStatistic, Opaque, VcpuInfo};
 use crate::xdr::{Decoder, Encoder, Xdr, XdrError};
 
 protocol! {
@@ -48,6 +51,9 @@ protocol! {
         27 domain_reboot Write (dom: DomainRef, flags: u32) -> ();
         28 domain_resume Write (dom: DomainRef) -> ();
         29 domain_set_autostart Write (dom: DomainRef, autostart: i32) -> ();
+        30 domain_set_max_memory Write (dom: DomainRef, memory: u64) -> ();
+        31 domain_set_memory Write (dom: DomainRef, memory: u64) -> ();
+        32 domain_set_vcpus Write (dom: DomainRef, nvcpus: u32) -> ();
         33 domain_shutdown Write (dom: DomainRef) -> ();
         34 domain_suspend Write (dom: DomainRef) -> ();
         35 domain_undefine Write (dom: DomainRef) -> ();
@@ -94,16 +100,20 @@ protocol! {
         194 domain_get_block_info Read (dom: DomainRef, path: String, flags: u32)
             -> (allocation: u64, capacity: u64, physical: u64);
         196 domain_create_with_flags Write (dom: DomainRef, flags: u32) -> (dom: DomainRef);
+        199 domain_set_vcpus_flags Write (dom: DomainRef, nvcpus: u32, flags: u32) -> ();
         200 domain_get_vcpus_flags Read (dom: DomainRef, flags: u32) -> (num: i32);
         201 domain_open_console Write (dom: DomainRef, dev_name: Option<String>, flags: u32) -> ();
         202 domain_is_updated Read (dom: DomainRef) -> (updated: i32);
         203 connect_get_sysinfo Read (flags: u32) -> (sysinfo: String);
+        204 domain_set_memory_flags Write (dom: DomainRef, memory: u64, flags: u32) -> ();
         210 domain_inject_nmi Write (dom: DomainRef, flags: u32) -> ();
         212 domain_get_state Read (dom: DomainRef, flags: u32) -> (state: i32, reason: i32);
         227 node_get_cpu_stats Read (cpu_num: i32, nparams: i32, flags: u32) -> (params: Vec<NodeStatistic>, nparams: i32);
         228 node_get_memory_stats Read (nparams: i32, cell_num: i32, flags: u32)
             -> (params: Vec<NodeStatistic>, nparams: i32);
         229 domain_get_control_info Read (dom: DomainRef, flags: u32) -> (state: u32, details: u32, state_time: u64);
+        230 domain_get_vcpu_pin_info Read (dom: DomainRef, ncpumaps: i32, maplen: i32, flags: u32)
+            -> (cpumaps: Opaque, num: i32);
         231 domain_undefine_flags Write (dom: DomainRef, flags: u32) -> ();
         234 domain_destroy_flags Write (dom: DomainRef, flags: u32) -> ();
         235 domain_save_image_get_xml_desc Write (file: String, flags: u32) -> (xml: String);
@@ -111,21 +121,28 @@ protocol! {
         258 domain_shutdown_flags Write (dom: DomainRef, flags: u32) -> ();
         262 domain_get_cpu_stats Read (dom: DomainRef, nparams: u32, start_cpu: i32, ncpus: u32, flags: u32)
             -> (params: Vec<TypedParameter>, nparams: i32);
+        263 domain_get_disk_errors Read (dom: DomainRef, maxerrors: u32, flags: u32) -> (errors: Vec<DiskError>, nerrors: i32);
         264 domain_set_metadata Write (dom: DomainRef, kind: i32, metadata: Option<String>, key: Option<String>,
             uri: Option<String>, flags: u32) -> ();
         265 domain_get_metadata Read (dom: DomainRef, kind: i32, uri: Option<String>, flags: u32) -> (metadata: String);
         273 connect_list_all_domains Read (need_results: i32, flags: u32) -> (domains: Vec<DomainRef>, ret: u32);
         274 domain_list_all_snapshots Read (dom: DomainRef, need_results: i32, flags: u32)
             -> (snapshots: Vec<SnapshotRef>, ret: i32);
+        280 domain_get_emulator_pin_info Read (dom: DomainRef, maplen: i32, flags: u32) -> (cpumaps: Opaque, ret: i32);
         293 node_get_cpu_map Read (need_map: i32, need_online: i32, flags: u32) -> (cpumap: Opaque, online: u32, ret: i32);
         298 domain_get_job_stats Read (dom: DomainRef, flags: u32) -> (kind: i32, params: Vec<TypedParameter>);
+        312 connect_get_cpu_model_names Read (arch: String, need_results: i32, flags: u32) -> (models: Vec<String>, ret: i32);
         316 connect_domain_event_callback_register_any Read (event_id: i32, dom: Option<DomainRef>) -> (callback_id: i32);
         317 connect_domain_event_callback_deregister_any Read (callback_id: i32) -> ();
+        341 network_get_dhcp_leases Read (net: NetworkRef, mac: Option<String>, need_results: i32, flags: u32)
+            -> (leases: Vec<DhcpLease>, ret: u32);
         342 connect_get_domain_capabilities Read (emulatorbin: Option<String>, arch: Option<String>, machine: Option<String>,
             virttype: Option<String>, flags: u32) -> (capabilities: String);
         344 connect_get_all_domain_stats Read (doms: Vec<DomainRef>, stats: u32, flags: u32)
             -> (ret_stats: Vec<DomainStatistics>);
         350 domain_define_xml_flags Write (xml: String, flags: u32) -> (dom: DomainRef);
+        351 domain_get_iothread_info Read (dom: DomainRef, flags: u32) -> (info: Vec<IoThread>, ret: u32);
+        353 domain_interface_addresses Read (dom: DomainRef, source: u32, flags: u32) -> (ifaces: Vec<InterfaceAddresses>);
         358 domain_rename Write (dom: DomainRef, new_name: Option<String>, flags: u32) -> (retcode: i32);
         360 connect_register_close_callback Read () -> ();
         361 connect_unregister_close_callback Read () -> ();

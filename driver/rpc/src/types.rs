@@ -101,6 +101,74 @@ structure! {
     }
 }
 
+structure! {
+    /// A disk that has failed.
+    DiskError {
+        /// Target.
+        disk: String,
+        /// 1 unspecified, 2 no space.
+        error: i32,
+    }
+}
+
+structure! {
+    /// A thread for disks.
+    IoThread {
+        /// Number.
+        id: u32,
+        /// Processors that it may run on, a bit each.
+        cpumap: Opaque,
+    }
+}
+
+structure! {
+    /// An address that a network has lent.
+    DhcpLease {
+        /// The network's interface.
+        iface: String,
+        /// Seconds since 1970.
+        expiry_time: i64,
+        /// 0 IPv4, 1 IPv6.
+        kind: i32,
+        /// To whom.
+        mac: Option<String>,
+        /// Identity of an association.
+        iaid: Option<String>,
+        /// The address.
+        ip: String,
+        /// Bits of the network's part.
+        prefix: u32,
+        /// Name of the machine.
+        hostname: Option<String>,
+        /// Identity that the machine gave.
+        client_id: Option<String>,
+    }
+}
+
+structure! {
+    /// An address of a guest.
+    Address {
+        /// 0 IPv4, 1 IPv6.
+        kind: i32,
+        /// The address.
+        addr: String,
+        /// Bits of the network's part; 0 when not known.
+        prefix: u32,
+    }
+}
+
+structure! {
+    /// A guest's network card with its addresses.
+    InterfaceAddresses {
+        /// The host's interface.
+        name: String,
+        /// MAC address.
+        hwaddr: Option<String>,
+        /// Addresses.
+        addrs: Vec<Address>,
+    }
+}
+
 /// The value of a [`TypedParameter`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum TypedValue {

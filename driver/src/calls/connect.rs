@@ -2,17 +2,19 @@
 
 use std::sync::atomic::Ordering;
 
-use virtft_domain::{MAX_VCPUS, capabilities, domain_capabilities};
+use virtft_domain::{CPU_MODEL, MAX_VCPUS, capabilities, domain_capabilities};
 use virtft_rpc::remote::{
-    auth_list, connect_close, connect_get_capabilities, connect_get_domain_capabilities, connect_get_hostname,
-    connect_get_lib_version, connect_get_max_vcpus, connect_get_type, connect_get_uri, connect_get_version,
-    connect_is_secure, connect_open, connect_register_close_callback, connect_set_identity, connect_supports_feature,
-    connect_unregister_close_callback,
+    auth_list, connect_close, connect_domain_xml_to_native, connect_get_capabilities, connect_get_cpu_model_names,
+    connect_get_domain_capabilities, connect_get_hostname, connect_get_lib_version, connect_get_max_vcpus,
+    connect_get_type, connect_get_uri, connect_get_version, connect_is_secure, connect_open,
+    connect_register_close_callback, connect_set_identity, connect_supports_feature, connect_unregister_close_callback,
 };
 
 use super::{Context, flag, group};
 use crate::error::DriverError;
 use crate::host;
+use crate::vm::command;
+use crate::vm::definition::complete;
 
 group! {
     auth_list => auth_list,
@@ -27,6 +29,8 @@ group! {
     connect_get_hostname => get_hostname,
     connect_get_uri => get_uri,
     connect_is_secure => is_secure,
+    connect_get_cpu_model_names => get_cpu_model_names,
+    connect_domain_xml_to_native => domain_xml_to_native,
     connect_supports_feature => supports_feature,
     connect_register_close_callback => register_close_callback,
     connect_unregister_close_callback => unregister_close_callback,
@@ -135,6 +139,43 @@ fn get_uri(context: &Context<'_>, _: connect_get_uri::Args) -> Result<connect_ge
 fn is_secure(_: &Context<'_>, _: connect_is_secure::Args) -> Result<connect_is_secure::Reply, DriverError> {
     // A socket of the host's own.
     Ok(connect_is_secure::Reply { secure: 1 })
+}
+
+fn get_cpu_model_names(
+    _: &Context<'_>,
+    args: connect_get_cpu_model_names::Args,
+) -> Result<connect_get_cpu_model_names::Reply, DriverError> {
+    if args.arch != "x86_64" {
+        return Err(DriverError::InvalidArgument(format!("there are no domains of the architecture '{}'", args.arch)));
+    }
+    let models = if args.need_results == 0 { Vec::new() } else { vec![CPU_MODEL.to_owned()] };
+    Ok(connect_get_cpu_model_names::Reply { models, ret: 1 })
+}
+
+/// The format of a command line.
+const NATIVE_FORMAT: &str = "virtft-argv";
+
+/// The command that a domain becomes, with the words quoted for a shell.
+fn domain_xml_to_native(
+    context: &Context<'_>,
+    args: connect_domain_xml_to_native::Args,
+) -> Result<connect_domain_xml_to_native::Reply, DriverError> {
+    if args.native_format != NATIVE_FORMAT {
+        return Err(DriverError::InvalidArgument(format!(
+            "the format '{}'; write {NATIVE_FORMAT}",
+            args.native_format
+        )));
+    }
+    let domain = complete(&args.domain_xml)?;
+    let program = command::program(&domain, &context.hypervisor().paths.emulator);
+    let words = std::iter::once(program).chain(command::arguments(&domain, &[]));
+    let quoted: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
+    Ok(connect_domain_xml_to_native::Reply { native_config: quoted.join(" ") + "\n" })
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/=:,._+-".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn supports_feature(

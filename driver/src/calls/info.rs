@@ -1,15 +1,16 @@
 //! What a domain is like now.
 
 use virtft_rpc::remote::{
-    Opaque, VcpuInfo, domain_get_autostart, domain_get_control_info, domain_get_info, domain_get_job_info,
-    domain_get_job_stats, domain_get_max_memory, domain_get_max_vcpus, domain_get_messages, domain_get_os_type,
-    domain_get_security_label, domain_get_state, domain_get_vcpus, domain_get_vcpus_flags,
-    domain_has_managed_save_image, domain_is_active, domain_is_persistent, domain_is_updated,
+    Opaque, VcpuInfo, domain_get_autostart, domain_get_control_info, domain_get_emulator_pin_info, domain_get_info,
+    domain_get_job_info, domain_get_job_stats, domain_get_max_memory, domain_get_max_vcpus, domain_get_messages,
+    domain_get_os_type, domain_get_security_label, domain_get_state, domain_get_vcpu_pin_info, domain_get_vcpus,
+    domain_get_vcpus_flags, domain_has_managed_save_image, domain_is_active, domain_is_persistent, domain_is_updated,
 };
 use virtft_rpc::{CharList, DomainRef};
 
 use super::{Context, existing, flag, group};
 use crate::error::DriverError;
+use crate::host::Node;
 use crate::vm::definition::Affects;
 use crate::vm::entry::Entry;
 
@@ -25,6 +26,8 @@ group! {
     domain_get_max_vcpus => get_max_vcpus,
     domain_get_vcpus_flags => get_vcpus_flags,
     domain_get_vcpus => get_vcpus,
+    domain_get_vcpu_pin_info => get_vcpu_pin_info,
+    domain_get_emulator_pin_info => get_emulator_pin_info,
     domain_get_control_info => get_control_info,
     domain_get_job_info => get_job_info,
     domain_get_job_stats => get_job_stats,
@@ -131,11 +134,40 @@ fn get_vcpus(context: &Context<'_>, args: domain_get_vcpus::Args) -> Result<doma
         let cpu_time = |number| if number == 0 { usage.user_ns + usage.system_ns } else { 0 };
         let info =
             (0..limit).map(|number| VcpuInfo { number, state: 1, cpu_time: cpu_time(number), cpu: -1 }).collect();
-        // Every vCPU may run on every processor.
-        let bytes = usize::try_from(args.maplen).unwrap_or(0).min(4096);
-        let cpumaps = vec![0xff; bytes * usize::try_from(limit).unwrap_or(0)];
-        Ok(domain_get_vcpus::Reply { info, cpumaps: Opaque(cpumaps) })
+        Ok(domain_get_vcpus::Reply { info, cpumaps: all_processors(limit, args.maplen) })
     })
+}
+
+/// Maps in which every processor of the host is set: nothing is pinned.
+fn all_processors(maps: u32, map_bytes: i32) -> Opaque {
+    let bytes = usize::try_from(map_bytes).unwrap_or(0).min(4096);
+    let online = Node::read().cpus;
+    let mut map = vec![0_u8; bytes];
+    for cpu in online {
+        if let Some(byte) = map.get_mut(usize::try_from(cpu / 8).unwrap_or(usize::MAX)) {
+            *byte |= 1 << (cpu % 8);
+        }
+    }
+    Opaque(map.repeat(usize::try_from(maps).unwrap_or(0)))
+}
+
+fn get_vcpu_pin_info(
+    context: &Context<'_>,
+    args: domain_get_vcpu_pin_info::Args,
+) -> Result<domain_get_vcpu_pin_info::Reply, DriverError> {
+    context.with(&args.dom, |entry| {
+        let limit = vcpus(entry).min(args.ncpumaps.max(0));
+        let cpumaps = all_processors(limit.unsigned_abs(), args.maplen);
+        Ok(domain_get_vcpu_pin_info::Reply { cpumaps, num: limit })
+    })
+}
+
+fn get_emulator_pin_info(
+    context: &Context<'_>,
+    args: domain_get_emulator_pin_info::Args,
+) -> Result<domain_get_emulator_pin_info::Reply, DriverError> {
+    existing(context, &args.dom)?;
+    Ok(domain_get_emulator_pin_info::Reply { cpumaps: all_processors(1, args.maplen), ret: 1 })
 }
 
 fn get_control_info(

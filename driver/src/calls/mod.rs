@@ -3,8 +3,10 @@
 //! Each group of procedures has a table of its own in its file. A procedure that no group has is answered as unknown, from
 //! which clients conclude that this hypervisor does not have it.
 
+mod addresses;
 mod connect;
 mod console;
+mod devices;
 mod events;
 mod info;
 mod lifecycle;
@@ -82,7 +84,7 @@ pub fn call(context: &Context<'_>, number: i32, payload: &[u8]) -> Result<Vec<u8
             return Err(DriverError::ReadOnly(row.name));
         }
     }
-    let groups: [Group; 11] = [
+    let groups: [Group; 13] = [
         connect::call,
         lists::call,
         info::call,
@@ -93,6 +95,8 @@ pub fn call(context: &Context<'_>, number: i32, payload: &[u8]) -> Result<Vec<u8
         statistics::call,
         node::call,
         console::call,
+        devices::call,
+        addresses::call,
         unsupported::call,
     ];
     groups

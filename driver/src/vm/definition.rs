@@ -127,6 +127,36 @@ impl Hypervisor {
         Ok(())
     }
 
+    /// Changes the machine of the next start.
+    ///
+    /// # Errors
+    /// When the flags mean the one that runs, the domain is transient, or the result is not accepted or cannot be written.
+    pub fn change_next(
+        &self,
+        uuid: Uuid,
+        flags: u32,
+        change: impl Fn(&mut Domain) -> Result<(), DriverError>,
+    ) -> Result<(), DriverError> {
+        let mut registry = self.registry();
+        let entry = registry.get_mut(uuid)?;
+        let affects = Affects::new(flags, entry.run.is_some());
+        if affects.live {
+            entry.running()?;
+            let reason = "a running machine cannot be changed yet; change the next start's with --config";
+            return Err(DriverError::Unsupported(reason.into()));
+        }
+        let mut domain = (**entry.persistent()?).clone();
+        change(&mut domain)?;
+        domain.complete(&mut HostSurroundings)?;
+        self.store.save(&domain)?;
+        entry.definition = Some(Arc::new(domain));
+        entry.is_updated = true;
+        let dom = reference(entry);
+        drop(registry);
+        self.tell(&dom, Lifecycle::Updated);
+        Ok(())
+    }
+
     /// Changes the definition, the machine's description, or both, in a way that the machine itself does not notice.
     ///
     /// # Errors

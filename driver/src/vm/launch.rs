@@ -20,6 +20,8 @@ use crate::paths::Paths;
 
 /// How long an emulator may take to open what it was told.
 const START_WAIT: Duration = Duration::from_secs(60);
+/// How long the kernel may take to end it when it took longer.
+const KILL_WAIT: Duration = Duration::from_secs(10);
 /// How often it is looked at meanwhile.
 const START_POLL: Duration = Duration::from_millis(10);
 /// A log larger than this is put aside before the next start.
@@ -67,16 +69,21 @@ pub fn clean_up(names: &HostNames) {
 }
 
 fn wait_until_it_runs(process: &Process, log: &Log) -> Result<(), String> {
-    let deadline = Instant::now() + START_WAIT;
+    let mut deadline = Instant::now() + START_WAIT;
+    let mut was_killed = false;
     loop {
         match process.try_end() {
+            Some(_) if was_killed => return Err(format!("it was not ready within {} s", START_WAIT.as_secs())),
             Some(End::Status(status)) => return Err(format!("{} (status {status})", log.last_line())),
             Some(End::Signal(signal)) => return Err(format!("{} (signal {signal})", log.last_line())),
             Some(End::Unknown) => return Err(log.last_line()),
             None if process.is_confined() => return Ok(()),
+            None if Instant::now() > deadline && was_killed => return Err("it does not end".into()),
             None if Instant::now() > deadline => {
+                // Its end is collected below.
                 process.signal(Signal::KILL);
-                return Err(format!("it was not ready within {} s", START_WAIT.as_secs()));
+                was_killed = true;
+                deadline = Instant::now() + KILL_WAIT;
             }
             None => std::thread::sleep(START_POLL),
         }

@@ -1,10 +1,12 @@
 //! `<devices>`: disks, network interfaces, serial ports and consoles, and what the machine always has.
 
+mod change;
 mod chardev;
 mod disk;
 mod interface;
 mod simple;
 
+pub use change::Device;
 pub use chardev::{CharDevice, CharSource, ConsoleTarget};
 pub use disk::{Disk, DiskFormat, DiskSource};
 pub use interface::{Interface, InterfaceSource, MacAddress};

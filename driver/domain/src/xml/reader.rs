@@ -39,6 +39,22 @@ pub fn parse<T>(
     root: &str,
     read: impl FnOnce(&mut Element<'_>) -> Result<T, DomainXmlError>,
 ) -> Result<T, DomainXmlError> {
+    parse_any(text, |element| {
+        if !element.is_called(root) {
+            return Err(element.invalid(format!("the root element is <{}>, not <{root}>", element.name())));
+        }
+        read(element)
+    })
+}
+
+/// As [`parse`], whatever the root's name.
+///
+/// # Errors
+/// When it is malformed, or `read` fails or leaves something.
+pub fn parse_any<T>(
+    text: &str,
+    read: impl FnOnce(&mut Element<'_>) -> Result<T, DomainXmlError>,
+) -> Result<T, DomainXmlError> {
     // Without a DTD there are no entities of one's own, so no text can grow while it is read.
     let options = ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).map_err(|error| {
@@ -46,9 +62,6 @@ pub fn parse<T>(
         DomainXmlError::Malformed { line: at.row, column: at.col, reason: error.to_string() }
     })?;
     let mut element = Element::new(document.root_element());
-    if !element.is_called(root) {
-        return Err(element.invalid(format!("the root element is <{}>, not <{root}>", element.name())));
-    }
     let value = read(&mut element)?;
     element.finish()?;
     Ok(value)
