@@ -108,6 +108,7 @@ pub struct Backup {
     heard_ns: u64,
     beat_ns: u64,
     retry_ns: u64,
+    ticked_ns: u64,
     reason: String,
     asking: bool,
     /// The primary has recorded the pair.
@@ -131,6 +132,7 @@ impl Backup {
             heard_ns: 0,
             beat_ns: 0,
             retry_ns: 0,
+            ticked_ns: 0,
             reason: String::new(),
             asking: false,
             arming: false,
@@ -214,6 +216,10 @@ impl Backup {
             Message::Leaving { reason } => {
                 let reason = format!("the primary left: {reason}");
                 self.primary_gone(reason, now_ns, actions);
+            }
+            // It has said that it goes on: nothing is to be decided.
+            Message::Dismiss { reason } => {
+                self.stop(format!("the primary goes on without this backup: {reason}"), actions)
             }
             // Nothing that a primary says, or nothing to do.
             Message::Heartbeat
@@ -299,6 +305,12 @@ impl Backup {
     fn primary_gone(&mut self, reason: String, now_ns: u64, actions: &mut Vec<BackupAction>) {
         match self.state {
             BackupState::Armed => self.decide(reason, now_ns, actions),
+            // It has nothing yet: the next primary is as welcome.
+            BackupState::Receiving if self.received == 0 => {
+                self.state = BackupState::Waiting;
+                self.hello = None;
+                actions.push(BackupAction::Disconnect);
+            }
             BackupState::Receiving | BackupState::Verified => {
                 self.stop(format!("{reason}, before the VM was protected"), actions);
             }
@@ -375,6 +387,9 @@ impl Backup {
     }
 
     fn tick(&mut self, now_ns: u64, actions: &mut Vec<BackupAction>) {
+        // A side that slept itself has heard nothing, which says nothing about the other one.
+        self.heard_ns = now_ns.min(self.heard_ns + self.timing.asleep_ns(self.ticked_ns, now_ns));
+        self.ticked_ns = now_ns;
         match self.state {
             BackupState::Waiting | BackupState::Live | BackupState::Stopped => return,
             BackupState::Deciding => return self.ask(now_ns, actions),

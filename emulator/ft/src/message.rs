@@ -90,6 +90,11 @@ pub enum Message {
     Confirmed,
     /// Backup: it has won the epoch and runs.
     TookOver,
+    /// Primary: it goes on alone; the backup is to end without asking for the epoch.
+    Dismiss {
+        /// One sentence.
+        reason: String,
+    },
     /// Either: it stops being a replica and will not ask for the epoch.
     Leaving {
         /// One sentence.

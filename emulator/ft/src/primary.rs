@@ -80,7 +80,7 @@ pub enum PrimaryEvent<'a> {
     Failover,
     /// The machine stands still, as [`PrimaryAction::Pause`] asked; the whole log was handed over before.
     Paused,
-    /// An operator gives protection up, or this side can be no replica any more: one sentence.
+    /// Protection is given up, by an operator or because the transfer cannot go on: one sentence.
     Leave(String),
     /// Time has passed.
     Tick,
@@ -148,6 +148,7 @@ pub struct Primary {
     heard_ns: u64,
     beat_ns: u64,
     retry_ns: u64,
+    ticked_ns: u64,
     /// Last acknowledgement that brought something.
     progress_ns: u64,
     guest_ns: u64,
@@ -181,6 +182,7 @@ impl Primary {
             heard_ns: now_ns,
             beat_ns: now_ns,
             retry_ns: now_ns,
+            ticked_ns: now_ns,
             progress_ns: now_ns,
             guest_ns: 0,
             executed_ns: 0,
@@ -263,7 +265,7 @@ impl Primary {
                 self.hand_over(&mut actions);
             }
             PrimaryEvent::Leave(reason) => {
-                self.send(Message::Leaving { reason: bounded(&reason) }, &mut actions);
+                self.send(Message::Dismiss { reason: bounded(&reason) }, &mut actions);
                 self.part(reason, now_ns, &mut actions);
             }
             PrimaryEvent::Tick => self.tick(now_ns, &mut actions),
@@ -284,6 +286,9 @@ impl Primary {
             return;
         }
         match message {
+            Message::Welcome { received } if received < self.window.start() => {
+                self.part("the backup was started again, and has lost what it had".into(), now_ns, actions);
+            }
             Message::Welcome { received } => {
                 self.welcomed = true;
                 self.window.acknowledge(received);
@@ -324,6 +329,7 @@ impl Primary {
             | Message::Log { .. }
             | Message::Armed
             | Message::Released { .. }
+            | Message::Dismiss { .. }
             | Message::Handover { .. } => {}
         }
     }
@@ -408,6 +414,9 @@ impl Primary {
     }
 
     fn tick(&mut self, now_ns: u64, actions: &mut Vec<PrimaryAction>) {
+        // A side that slept itself has heard nothing, which says nothing about the other one.
+        self.heard_ns = now_ns.min(self.heard_ns + self.timing.asleep_ns(self.ticked_ns, now_ns));
+        self.ticked_ns = now_ns;
         if matches!(self.state, PrimaryState::Deciding | PrimaryState::Recording) {
             self.ask(now_ns, actions);
         }

@@ -34,6 +34,13 @@ impl Default for Timing {
 }
 
 impl Timing {
+    /// How long a node slept between two ticks, which come every 25 ms at most while it is awake.
+    #[must_use]
+    pub fn asleep_ns(&self, last_ns: u64, now_ns: u64) -> u64 {
+        let gap = now_ns.saturating_sub(last_ns);
+        if gap > self.timeout_ns / 4 { gap } else { 0 }
+    }
+
     /// The same times for another detection timeout; heartbeats stay at least four in it.
     #[must_use]
     pub fn with_timeout_ms(timeout_ms: u64) -> Self {

@@ -131,6 +131,26 @@ impl Directory {
         Ok(Some((incarnation, decided.unwrap_or(0) + 1)))
     }
 
+    /// Before a VM starts again: decides the epoch of its last pair, if nobody has, so that a backup that still waits can never take
+    /// over beside it.
+    ///
+    /// # Errors
+    /// One line when the backup has won it, or the directory cannot be used.
+    pub fn close_last(&self, vm: &str) -> Result<(), String> {
+        let Some((incarnation, epoch)) = self.latest(vm)? else { return Ok(()) };
+        let key = EpochKey { vm: vm.into(), incarnation, epoch };
+        if !self.folder(vm, incarnation).join(format!("pair-{epoch}")).exists() {
+            return Ok(());
+        }
+        match self.test_and_set(&key) {
+            Answer::Won => Ok(()),
+            Answer::Lost => {
+                Err(format!("'{vm}' is being taken over by its backup: look where it runs before it is started again"))
+            }
+            Answer::Unreachable => Err(format!("arbiter dir:{}: it does not answer", self.root.display())),
+        }
+    }
+
     /// Sets a key if nobody has. Returns whether it has this asker's token.
     fn set(&self, folder: &Path, key: &str) -> io::Result<bool> {
         let own = folder.join(format!(".{}-{key}", self.token));
@@ -324,6 +344,23 @@ mod tests {
             [directory.begin("a"), other.begin("a"), directory.begin("a"), other.begin("b")],
             [Ok(1), Ok(2), Ok(3), Ok(1)]
         );
+    }
+
+    #[test]
+    fn a_new_start_closes_the_epoch_of_the_last_pair() {
+        let folder = tempfile::tempdir().unwrap();
+        let option = ArbiterOption(folder.path().to_owned());
+        let [first, again, backup] = [1, 2, 3].map(|number| Directory::new(&option, [number; 16]));
+        assert_eq!(again.close_last("guest"), Ok(()), "a VM that never ran");
+        assert_eq!(first.begin("guest"), Ok(1));
+        assert_eq!(again.close_last("guest"), Ok(()), "one that was never protected");
+        assert!(first.record(&key(1)));
+        assert_eq!(again.close_last("guest"), Ok(()));
+        assert_eq!(backup.test_and_set(&key(1)), Answer::Lost, "the backup comes too late");
+        assert!(first.record(&key(2)));
+        assert_eq!(backup.test_and_set(&key(2)), Answer::Won);
+        assert!(first.record(&key(3)));
+        assert_eq!(first.latest("guest"), Ok(Some((1, 3))));
     }
 
     #[test]

@@ -281,9 +281,8 @@ impl Engine {
 
     /// The connection is gone, if there was one.
     fn disconnected(&mut self) {
-        if self.transport.take().is_none() {
-            return;
-        }
+        let Some(transport) = self.transport.take() else { return };
+        transport.close();
         let now = self.now_ns();
         match &mut self.role {
             Role::Primary(role) => {

@@ -100,6 +100,7 @@ impl Setup {
         } else {
             marks.check(&self.vm, &self.directory)?;
         }
+        self.directory.close_last(&self.vm)?;
         let incarnation = self.directory.begin(&self.vm)?;
         marks.set(&self.vm, incarnation, 1, Copy::Primary)?;
         let parts = self.parts(fittings, incarnation)?;

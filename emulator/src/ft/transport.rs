@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -171,6 +171,14 @@ impl Transport {
             }
         }
         Ok(())
+    }
+
+    /// Ends the connection so that the last words arrive: unread bytes would make the system reset it.
+    pub fn close(mut self) {
+        // Whoever is gone does not hear them.
+        let _ = self.flush();
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.read(&mut Vec::new());
     }
 
     /// Reads what has come. False when the peer has closed the connection.

@@ -158,7 +158,19 @@ impl World {
 
     fn fault(&mut self) {
         let until = self.now + self.random.below(2_500) * MS;
-        match self.random.below(9) {
+        match self.random.below(10) {
+            9 => {
+                // A backup that is started again knows nothing of what it had.
+                if self.hosts[1].works(self.now) && self.live_with.is_none() {
+                    self.disconnect();
+                    self.words.insert("backup started again");
+                    let timing = Timing { transfer_timeout_ns: 2_000 * MS, ..Timing::default() };
+                    self.backup = Backup::new("guest", "m", timing);
+                    (self.rebuilt, self.stopped[1], self.retained_from) = (false, false, 0);
+                    self.questions
+                        .retain(|(_, _, asked)| !matches!(asked, Asked::Test("backup", _) | Asked::Confirm(_)));
+                }
+            }
             0 => self.hosts[0].dead = true,
             1 => self.hosts[1].dead = true,
             2 => {
@@ -400,7 +412,12 @@ impl World {
                 self.words.insert("both died");
             }
             (false, false) => {
-                let running = self.alone || self.live_with.is_some() || self.primary.state() == PrimaryState::Protected;
+                // A backup that had won and was started again before it could run takes the VM with it.
+                let won_and_restarted = self.stopped[0]
+                    && self.owners.get(&self.primary.key()) == Some(&"backup")
+                    && self.words.contains("backup started again");
+                let protected = self.primary.state() == PrimaryState::Protected;
+                let running = self.alone || self.live_with.is_some() || protected || won_and_restarted;
                 assert!(running, "nobody runs: {:?} and {:?}", self.primary.state(), self.backup.state());
             }
             (false, true) => {
@@ -426,7 +443,15 @@ impl World {
             }
         }
         if self.alone || self.primary.state() == PrimaryState::Protected {
-            assert!(self.released + 40 >= self.marks.len() as u64 || primary.dead, "outputs are stuck");
+            assert!(
+                self.released + 40 >= self.marks.len() as u64 || primary.dead,
+                "outputs are stuck: {} of {}, {:?} and {:?}, {:?}",
+                self.released,
+                self.marks.len(),
+                self.primary.state(),
+                self.backup.state(),
+                self.words
+            );
         }
     }
 

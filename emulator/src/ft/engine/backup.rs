@@ -227,9 +227,8 @@ impl Engine {
     fn go_live(&mut self, epoch: u64, reason: String) {
         let Role::Backup(role) = &mut self.role else { return };
         role.link.decide(Verdict::Live(reason.clone()));
-        self.flush();
-        self.transport = None;
         self.role = Role::Alone;
+        self.disconnected();
         self.epoch = epoch;
         self.mark(epoch, Copy::Primary);
         let now = Instant::now();

@@ -304,7 +304,7 @@ impl Engine {
             self.mark(epoch, Copy::Primary);
         }
         self.role = Role::Alone;
-        self.transport = None;
+        self.disconnected();
         self.parts.link.set_throttle(0);
         self.parts.link.set_unacknowledged(0);
         self.order(Order::Abandon);
