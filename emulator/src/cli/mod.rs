@@ -52,12 +52,16 @@ pub enum Command {
     #[command(after_help = ExitStatus::HELP)]
     Backup(Box<BackupArguments>),
     /// Show how a VM and its protection stand
+    #[command(after_help = ExitStatus::HELP)]
     Status(StatusArguments),
     /// Make a backup for a running VM, and wait until it protects
+    #[command(after_help = ExitStatus::HELP)]
     Protect(ProtectArguments),
     /// Let the backup take over, as planned
+    #[command(after_help = ExitStatus::HELP)]
     Failover(SocketArguments),
     /// Go on without the backup
+    #[command(after_help = ExitStatus::HELP)]
     Unprotect(SocketArguments),
     /// Look at logs
     #[command(subcommand, after_help = ExitStatus::HELP)]
