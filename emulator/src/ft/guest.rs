@@ -51,6 +51,8 @@ pub struct ProtectedGuest {
     flushed: Instant,
     /// When the machine ran last, for throttling.
     ran: Instant,
+    /// The machine is to stand still.
+    paused: bool,
 }
 
 impl ProtectedGuest {
@@ -58,7 +60,7 @@ impl ProtectedGuest {
     #[must_use]
     pub fn new(inner: MachineGuest, link: Arc<Link>) -> Self {
         let now = Instant::now();
-        Self { inner, link, mode: Mode::Plain, outputs: Vec::new(), flushed: now, ran: now }
+        Self { inner, link, mode: Mode::Plain, outputs: Vec::new(), flushed: now, ran: now, paused: false }
     }
 
     /// Carries out what the ft thread ordered. A stop when the machine must end.
@@ -66,15 +68,18 @@ impl ProtectedGuest {
         let mut order = self.link.next_order();
         while let Some(now) = order {
             match now {
-                Order::Protect => self.begin(),
+                Order::Protect => {
+                    self.paused = false;
+                    self.begin();
+                }
                 Order::Abandon => self.mode = Mode::Plain,
                 Order::Pause => {
                     self.flush();
+                    self.paused = true;
                     self.link.push(Item::Paused);
-                    order = Some(self.link.wait_for_order());
-                    continue;
                 }
-                Order::Resume | Order::DisksCopied => {}
+                Order::Resume => self.paused = false,
+                Order::DisksCopied => {}
                 Order::Stop(reason, wished) => return Some(Stop::Elsewhere(reason, wished)),
             }
             order = self.link.next_order();
@@ -223,6 +228,10 @@ impl Guest for ProtectedGuest {
     fn run(&mut self, until: InstructionCount) -> Stop {
         if let Some(stop) = self.obey().or_else(|| self.transfer()) {
             return stop;
+        }
+        if self.paused {
+            // As an idle guest, so that whoever drives it still hears the user; the next order wakes it.
+            return Stop::Idle { deadline_ns: None };
         }
         self.hold_back();
         loop {
