@@ -253,7 +253,9 @@ impl Backup {
         }
     }
 
-    fn objection(&self, hello: &Hello) -> Option<String> {
+    /// Why whoever introduces itself so is not welcome, if it is not.
+    #[must_use]
+    pub fn objection(&self, hello: &Hello) -> Option<String> {
         if hello.protocol != PROTOCOL_VERSION {
             return Some(format!(
                 "the primary speaks protocol {} and the backup {PROTOCOL_VERSION}: install the same virtft on both hosts",

@@ -532,3 +532,45 @@ impl Primary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timing::MS;
+
+    /// A primary whose backup is so far behind, after so many heartbeats; what it was throttled to.
+    fn throttled(node: &mut Primary, now_ns: &mut u64, lag_ms: u64, beats: u64) -> Option<u16> {
+        let mut last = None;
+        for _ in 0..beats {
+            *now_ns += 100 * MS;
+            let guest_ns = *now_ns;
+            node.handle(PrimaryEvent::Progress { guest_ns }, *now_ns);
+            let ack = Message::Ack { received: 0, executed_ns: guest_ns - lag_ms * MS };
+            node.handle(PrimaryEvent::Message(1, ack), *now_ns);
+            for action in node.handle(PrimaryEvent::Tick, *now_ns) {
+                if let PrimaryAction::Throttle(throttle) = action {
+                    last = Some(throttle);
+                }
+            }
+        }
+        last
+    }
+
+    #[test]
+    fn a_backup_that_is_behind_slows_the_primary_in_steps_and_lets_it_go_again() {
+        let (vm, machine) = ("guest".to_owned(), "m".to_owned());
+        let hello = Hello { protocol: 0, vm, incarnation: 1, epoch: 1, machine, session: [1; 16], token: [2; 16] };
+        let mut now_ns = 10_000 * MS;
+        let (mut node, _) = Primary::new(hello, Timing::default(), now_ns);
+        node.handle(PrimaryEvent::Connected, now_ns);
+        node.handle(PrimaryEvent::Message(1, Message::Welcome { received: 0 }), now_ns);
+        node.handle(PrimaryEvent::Message(1, Message::Verified), now_ns);
+        assert_eq!(throttled(&mut node, &mut now_ns, 100, 5), None, "below the target lag");
+        // What the backup has executed does not go back, so the lag grows by a heartbeat each time: 200, 300, 300 ms.
+        assert_eq!(throttled(&mut node, &mut now_ns, 300, 3), Some(100), "in small steps");
+        // 400, 500, 600 ms.
+        assert_eq!(throttled(&mut node, &mut now_ns, 1000, 3), Some(350), "in larger ones when it is far behind");
+        assert_eq!(throttled(&mut node, &mut now_ns, 1000, 30), Some(900), "never to a standstill");
+        assert_eq!(throttled(&mut node, &mut now_ns, 50, 30), Some(0), "and back to full speed");
+    }
+}

@@ -27,8 +27,8 @@ use super::url::PeerUrl;
 use super::{SharedBackends, announce};
 use crate::disk::{Completion, DiskFacts};
 use crate::queue::InputQueue;
-use backup::BackupRole;
 pub use backup::{BackupLink, Verdict};
+use backup::{BackupRole, Newcomer};
 use primary::PrimaryRole;
 
 /// The nodes are told of the time this often.
@@ -109,6 +109,8 @@ pub struct Engine {
     epoch: u64,
     transport: Option<Transport>,
     decoder: Decoder,
+    /// Connections to a backup that have not introduced themselves.
+    newcomers: Vec<Newcomer>,
     origin: Instant,
     ending: Arc<AtomicBool>,
     ended_at: Option<Instant>,
@@ -151,6 +153,7 @@ impl Engine {
             epoch: 1,
             transport: None,
             decoder: Decoder::default(),
+            newcomers: Vec::new(),
             origin: now,
             ending: Arc::default(),
             ended_at: None,
@@ -194,6 +197,7 @@ impl Engine {
         while !self.is_over() {
             self.wait();
             self.accept();
+            self.hear_newcomers();
             self.take_items();
             self.take_copied();
             self.receive();
@@ -245,21 +249,10 @@ impl Engine {
         {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
+        fds.extend(self.newcomers.iter().map(|newcomer| PollFd::new(newcomer.as_fd(), PollFlags::POLLIN)));
         // Interrupted or not: everything is looked at.
         let _ = poll(&mut fds, timeout);
         self.parts.link.woken();
-    }
-
-    fn accept(&mut self) {
-        let Role::Backup(role) = &self.role else { return };
-        let Some(Ok((stream, address))) = role.listener().map(TcpListener::accept) else { return };
-        match Transport::server(stream, self.parts.security.as_ref()) {
-            Err(error) => tracing::warn!("connection from {address}: {error}"),
-            Ok(transport) => {
-                self.disconnected();
-                self.connected(transport);
-            }
-        }
     }
 
     fn connected(&mut self, transport: Transport) {

@@ -1,11 +1,13 @@
 //! The backup's part of the ft thread.
 
 use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use virtft_ft::{Backup, BackupAction, BackupEvent, BackupState, Message};
+use virtft_ft::message::{bounded, encode};
+use virtft_ft::{Backup, BackupAction, BackupEvent, BackupState, Decoder, Hello, Message};
 use virtft_machine::io::Output;
 
 use super::super::MACHINE;
@@ -14,6 +16,7 @@ use super::super::generation::Copy;
 use super::super::growing::GrowingLog;
 use super::super::retained::Retained;
 use super::super::status::Status;
+use super::super::transport::Transport;
 use super::{ANNOUNCE_FOR, Engine, EngineParts, Role};
 use crate::replay::Reached;
 
@@ -178,7 +181,82 @@ impl BackupRole {
     }
 }
 
+/// Connections that may wait to introduce themselves, and for how long: more, or longer, and the oldest is closed.
+const NEWCOMERS: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A connection of somebody unknown. It does not disturb the primary's before it has said who it is.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    transport: Transport,
+    decoder: Decoder,
+    since: Instant,
+}
+
+impl Newcomer {
+    /// Its introduction, when that is here; an error when it is not worth waiting for.
+    fn hello(&mut self) -> Result<Option<(u64, Hello)>, String> {
+        if self.since.elapsed() > PATIENCE {
+            return Err("it said nothing".into());
+        }
+        let mut bytes = Vec::new();
+        let open = self.transport.read(&mut bytes).map_err(|error| error.to_string())?;
+        self.transport.flush().map_err(|error| error.to_string())?;
+        self.decoder.push(&bytes);
+        match self.decoder.next_message().map_err(|error| error.to_string())? {
+            Some((epoch, Message::Hello(hello))) => Ok(Some((epoch, hello))),
+            Some(_) => Err("it did not introduce itself".into()),
+            None if open => Ok(None),
+            None => Err("it hung up".into()),
+        }
+    }
+}
+
+impl AsFd for Newcomer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.as_fd()
+    }
+}
+
 impl Engine {
+    pub(super) fn accept(&mut self) {
+        let Role::Backup(role) = &self.role else { return };
+        let Some(Ok((stream, address))) = role.listener().map(TcpListener::accept) else { return };
+        match Transport::server(stream, self.parts.security.as_ref()) {
+            Err(error) => tracing::warn!("connection from {address}: {error}"),
+            Ok(transport) => {
+                if self.newcomers.len() >= NEWCOMERS {
+                    self.newcomers.remove(0);
+                }
+                self.newcomers.push(Newcomer { transport, decoder: Decoder::default(), since: Instant::now() });
+            }
+        }
+    }
+
+    /// Whoever introduces itself well becomes the peer; the others leave the present one alone.
+    pub(super) fn hear_newcomers(&mut self) {
+        for mut newcomer in std::mem::take(&mut self.newcomers) {
+            let Role::Backup(role) = &self.role else { return };
+            match newcomer.hello() {
+                Ok(None) => self.newcomers.push(newcomer),
+                Err(reason) => tracing::info!("a connection was closed: {reason}"),
+                Ok(Some((epoch, hello))) => {
+                    if let Some(reason) = role.node.objection(&hello) {
+                        let refusal = Message::Refuse { reason: bounded(&reason) };
+                        // Whoever is refused may have gone.
+                        let _ = newcomer.transport.send(&encode(epoch, &refusal));
+                        newcomer.transport.close();
+                        continue;
+                    }
+                    self.disconnected();
+                    self.connected(newcomer.transport);
+                    self.decoder = newcomer.decoder;
+                    self.message(epoch, Message::Hello(hello));
+                }
+            }
+        }
+    }
+
     pub(super) fn do_backup(&mut self, actions: Vec<BackupAction>) {
         for action in actions {
             let Role::Backup(role) = &mut self.role else { return };
