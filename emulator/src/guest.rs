@@ -214,6 +214,10 @@ impl Guest for MachineGuest {
         }
     }
 
+    fn counters(&self) -> Vec<(String, u64)> {
+        self.machine.platform().counters()
+    }
+
     fn digest(&mut self, scope: DigestScope) -> u64 {
         let digest = match scope {
             DigestScope::Devices => self.machine.state_digest(),

@@ -173,6 +173,21 @@ impl Backends {
         self.disks.get(usize::from(device)).is_some_and(|disk| disk.submit(request, operation))
     }
 
+    /// Plugs the cable of a network device in, or pulls it out; false when there is no such device.
+    #[must_use]
+    pub fn plug(&self, device: u8, up: bool) -> bool {
+        self.nets.get(usize::from(device)).map(|net| net.plug(up)).is_some()
+    }
+
+    /// What the disks have done on this host, by name.
+    #[must_use]
+    pub fn disk_counters(&self) -> Vec<(String, u64)> {
+        let named = |(index, disk): (usize, &DiskHandle)| {
+            disk.counters().map(|(name, value)| (format!("disk{index}.{name}"), value))
+        };
+        self.disks.iter().enumerate().flat_map(named).collect()
+    }
+
     /// What was lost on the way, for the log at the end.
     pub fn log_losses(&self) {
         for (index, net) in self.nets.iter().enumerate() {

@@ -5,10 +5,12 @@
 //! [`Output`](virtft_machine::io::Output)s: [`disk`], [`net`] and [`chardev`] are the backends, [`queue`]
 //! brings their inputs to the vCPU thread, [`driver`] is that thread's loop, [`pacing`] ties guest time to the
 //! host's clock, [`script`] replaces the host by a text file, [`seccomp`] confines the threads. [`recording`] writes a run to
-//! a log, [`replay`] does it again from there, [`logtool`] looks at logs.
+//! a log, [`replay`] does it again from there, [`logtool`] looks at logs. [`ft`] makes two processes a pair, [`control`] is
+//! how operators reach them.
 
 pub mod chardev;
 pub mod cli;
+pub mod control;
 pub mod disk;
 pub mod driver;
 mod entropy;

@@ -9,7 +9,7 @@ use virtft_emulator::exit::ExitStatus;
 use virtft_emulator::guest::MachineGuest;
 use virtft_emulator::recording::RecordingGuest;
 use virtft_emulator::run::{self, MachinePlan};
-use virtft_emulator::{ft, logging, logtool, replay};
+use virtft_emulator::{control, ft, logging, logtool, replay};
 
 /// What `log` says beside its findings.
 const LOG_COMMAND_FILTER: &str = "warn";
@@ -21,15 +21,18 @@ fn main() -> ExitCode {
         Command::Record(arguments) => &arguments.run.log_filter,
         Command::Replay(arguments) => &arguments.log_filter,
         Command::Backup(arguments) => &arguments.log_filter,
-        Command::Log(_) | Command::Status(_) | Command::Protect(_) | Command::Failover(_) | Command::Unprotect(_) => {
-            LOG_COMMAND_FILTER
-        }
+        Command::Log(_)
+        | Command::Status(_)
+        | Command::Protect(_)
+        | Command::Failover(_)
+        | Command::Unprotect(_)
+        | Command::Control(_) => LOG_COMMAND_FILTER,
     };
     if let Err(message) = logging::start(filter) {
         return fail(&message);
     }
     let result = match &cli.command {
-        Command::Run(arguments) if arguments.ft.ft.is_some() => run_protected(arguments),
+        Command::Run(arguments) if arguments.ft.is_used() => run_protected(arguments),
         Command::Run(arguments) => run::run(arguments, None, make_machine).map_err(|error| error.to_string()),
         Command::Record(arguments) => {
             let make = |plan: MachinePlan<'_>| -> Result<Box<dyn Guest>, String> {
@@ -40,10 +43,13 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::replay(arguments),
         Command::Log(command) => logtool::run(command),
         Command::Backup(arguments) => ft::backup(arguments),
-        Command::Status(arguments) => said(ft::client::status(&arguments.socket, arguments.json)),
-        Command::Protect(arguments) => said(ft::client::protect(&arguments.socket, arguments.peer.to_string())),
-        Command::Failover(arguments) => said(ft::client::failover(&arguments.socket)),
-        Command::Unprotect(arguments) => said(ft::client::unprotect(&arguments.socket)),
+        Command::Status(arguments) => said(control::client::status(&arguments.socket, arguments.json)),
+        Command::Protect(arguments) => {
+            said(control::client::protect(&arguments.socket, arguments.peer.to_string(), arguments.ft.clone()))
+        }
+        Command::Failover(arguments) => said(control::client::failover(&arguments.socket)),
+        Command::Control(arguments) => said(control::client::operate(&arguments.socket, &arguments.operation)),
+        Command::Unprotect(arguments) => said(control::client::unprotect(&arguments.socket)),
     };
     match result {
         Ok(RunEnd { status, report }) => {
@@ -67,7 +73,7 @@ fn said(answer: Result<String, String>) -> Result<RunEnd, String> {
     Ok(RunEnd::quiet(ExitStatus::Clean))
 }
 
-/// Runs a machine that a backup can protect.
+/// Runs a machine that operators reach, and that a backup can protect.
 fn run_protected(arguments: &RunArguments) -> Result<RunEnd, String> {
     let setup = ft::Setup::new(&arguments.ft)?;
     let link = std::sync::Arc::clone(&setup.link);

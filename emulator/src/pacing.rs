@@ -195,6 +195,16 @@ impl Pacer {
         Some(self.anchor(count, target, self.ns_per_step))
     }
 
+    /// The guest was made to stand still at `count` and goes on at `host_ns`, with the guest time that it had. Returns the anchor to
+    /// deliver there.
+    pub fn resume(&mut self, host_ns: u64, count: InstructionCount) -> ClockAnchor {
+        let guest = self.line.time_at(count);
+        self.offset_ns = i128::from(guest) - i128::from(host_ns);
+        self.sample = Some((host_ns, count.0));
+        self.correcting = false;
+        self.anchor(count, guest, self.ns_per_step)
+    }
+
     /// Host time at which guest time `deadline_ns` is due for an idle guest.
     #[must_use]
     pub fn host_time_of(&self, deadline_ns: u64) -> u64 {

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use virtft_machine::io::Input;
 
+use crate::driver::Task;
 use crate::exit::ExitStatus;
 
 /// Frames queued per network device: half of the usual receive ring.
@@ -31,6 +32,7 @@ struct State {
     /// Chunks of typed bytes in `inputs`.
     chars: usize,
     stop: Option<ExitStatus>,
+    tasks: VecDeque<Task>,
     /// The vCPU thread is to look up from its sleep although nothing is here.
     poked: bool,
     closed: bool,
@@ -107,6 +109,24 @@ impl InputQueue {
         self.notify(state);
     }
 
+    /// Gives the vCPU thread a task. When it has ended already, the task is dropped, and whoever waits for its answer learns that.
+    pub fn push_task(&self, task: Task) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.tasks.push_back(task);
+            self.notify(state);
+        }
+    }
+
+    /// Takes the oldest task.
+    #[must_use]
+    pub fn pop_task(&self) -> Option<Task> {
+        let mut state = self.lock();
+        let task = state.tasks.pop_front();
+        self.look_again(&state);
+        task
+    }
+
     /// Wakes the vCPU thread once, so that it runs the guest and sees what else has changed.
     pub fn poke(&self) {
         let mut state = self.lock();
@@ -143,17 +163,32 @@ impl InputQueue {
             }
             _ => {}
         }
-        if state.inputs.is_empty() && state.stop.is_none() {
-            self.pending.store(false, Ordering::Relaxed);
-        }
+        self.look_again(&state);
         input
     }
 
-    /// Waits until there is an input or a stop request, or until `deadline`. Returns whether there is one.
+    /// What was taken may have been the last that waited.
+    fn look_again(&self, state: &State) {
+        if state.inputs.is_empty() && state.tasks.is_empty() && state.stop.is_none() {
+            self.pending.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until there is an input, a task or a stop request, or until `deadline`. Returns whether there is one.
     pub fn wait(&self, deadline: Option<Instant>) -> bool {
+        self.wait_for(deadline, |state| !state.inputs.is_empty())
+    }
+
+    /// As [`wait`](Self::wait), but inputs are left where they are: the machine stands still.
+    pub fn wait_standing_still(&self) {
+        self.wait_for(None, |_| false);
+    }
+
+    fn wait_for(&self, deadline: Option<Instant>, ready: impl Fn(&State) -> bool) -> bool {
         let mut state = self.lock();
         loop {
-            if !state.inputs.is_empty() || state.stop.is_some() || std::mem::take(&mut state.poked) {
+            let asked = !state.tasks.is_empty() || state.stop.is_some();
+            if ready(&state) || asked || std::mem::take(&mut state.poked) {
                 return true;
             }
             state = match deadline {
@@ -174,6 +209,7 @@ impl InputQueue {
         let mut state = self.lock();
         state.closed = true;
         state.inputs.clear();
+        state.tasks.clear();
         self.drained.notify_all();
         self.filled.notify_all();
     }

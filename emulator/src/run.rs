@@ -137,7 +137,16 @@ pub fn run(
     let backends = SharedBackends::default();
     backends.replace(Some(host.start(&confinement, &queue, ft.as_ref().map(|setup| &setup.copies))?));
     let images = arguments.writable_images();
-    let fittings = Fittings { queue: Arc::clone(&queue), backends: backends.clone(), disks, macs, images };
+    let (fitted, memory_bytes) = (backends.clone(), arguments.memory);
+    let fittings = Fittings {
+        queue: Arc::clone(&queue),
+        backends: fitted,
+        disks,
+        macs,
+        images,
+        memory_bytes,
+        paused: arguments.paused,
+    };
     let engine = ft.map(|setup| setup.start(fittings)).transpose().map_err(StartError::Machine)?;
     let vcpu = VcpuThread {
         guest,
@@ -150,6 +159,7 @@ pub fn run(
         restored,
         links,
         clock: arguments.clock,
+        paused: arguments.paused,
         took_over: None,
     };
     wait_for(vcpu, &confinement, engine)
@@ -210,6 +220,8 @@ pub(crate) struct VcpuThread {
     /// Network devices whose link is not what the machine has, and whether their backend has a peer.
     pub links: Vec<(DeviceIndex, bool)>,
     pub clock: ClockMode,
+    /// It stands still before its first step.
+    pub paused: bool,
     /// Where another host's machine goes on here.
     pub took_over: Option<TakeOver>,
 }
@@ -227,6 +239,7 @@ impl VcpuThread {
             restored,
             links,
             clock,
+            paused,
             took_over,
         } = self;
         let end = match clock {
@@ -240,7 +253,9 @@ impl VcpuThread {
                 for (device, up) in links {
                     guest.deliver(Input::NetLink { device, up });
                 }
-                RealDriver::new(guest.as_mut(), &mut backends, queue, &mut milestones, pending).run()
+                RealDriver::new(guest.as_mut(), &mut backends, queue, &mut milestones, pending)
+                    .standing_still(paused)
+                    .run()
             }
             ClockMode::Virtual => {
                 let player = ScriptPlayer::new(script, guest.count());

@@ -114,8 +114,8 @@ pub struct FtArguments {
     #[arg(long, value_name = "OPTIONS", requires = "name", help_heading = "Fault tolerance")]
     pub ft: Option<FtOption>,
 
-    /// Unix socket for 'status', 'protect', 'failover' and 'unprotect'
-    #[arg(long, value_name = "PATH", requires = "ft", help_heading = "Fault tolerance")]
+    /// Unix socket for 'status', 'protect', 'failover', 'unprotect' and 'control'. A VM that has one can be protected later
+    #[arg(long, value_name = "PATH", requires = "name", help_heading = "Fault tolerance")]
     pub control: Option<PathBuf>,
 
     /// Folder in which what is left of a replica that failed is kept: the reason, and the end of the log
@@ -127,6 +127,12 @@ pub struct FtArguments {
 }
 
 impl FtArguments {
+    /// Whether the machine is one that can be protected, or that operators reach.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.ft.is_some() || self.control.is_some()
+    }
+
     /// Whether certificates are needed to listen.
     #[must_use]
     pub fn listens_with_tls(&self) -> bool {
@@ -197,6 +203,9 @@ pub struct ProtectArguments {
     /// Where the backup listens
     #[arg(long, value_name = "URL")]
     pub peer: PeerUrl,
+    /// As in 'run', for a VM that was started without it: arbiter=...
+    #[arg(long, value_name = "OPTIONS")]
+    pub ft: Option<String>,
 }
 
 /// Options of `failover` and `unprotect`.

@@ -3,6 +3,7 @@
 //! clap splits the line and prints the help; [`RunArguments::check`] does what concerns several options at
 //! once. Nothing here touches the host.
 
+mod control;
 mod devices;
 mod ft;
 mod keyval;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use control::{ControlArguments, Operation};
 pub use devices::{CharOption, DebugConOption, DiskOption, ImageFormat, MacAddress, NetKind, NetLike, NetOption};
 pub use ft::{BackupArguments, FtArguments, FtOption, ProtectArguments, SocketArguments, StatusArguments};
 pub use keyval::{OptionError, parse_count, parse_size};
@@ -63,6 +65,9 @@ pub enum Command {
     /// Go on without the backup
     #[command(after_help = ExitStatus::HELP)]
     Unprotect(SocketArguments),
+    /// Do something to a running machine
+    #[command(after_help = ExitStatus::HELP)]
+    Control(ControlArguments),
     /// Look at logs
     #[command(subcommand, after_help = ExitStatus::HELP)]
     Log(LogCommand),
@@ -177,6 +182,10 @@ pub struct RunArguments {
     #[arg(long, value_name = "SEED", help_heading = "Determinism")]
     pub perturb: Option<u64>,
 
+    /// Stand still before the first step, until 'control SOCKET resume'
+    #[arg(long, requires = "control", help_heading = "Host")]
+    pub paused: bool,
+
     /// Fault tolerance.
     #[command(flatten)]
     pub ft: FtArguments,
@@ -219,8 +228,8 @@ impl RunArguments {
             return conflict("--save-at end=FILE needs --clock virtual: otherwise give a count");
         }
         if self.clock == ClockMode::Virtual {
-            if self.ft.ft.is_some() {
-                return conflict("--ft needs --clock real: a pair follows the hosts' clocks");
+            if self.ft.is_used() {
+                return conflict("--ft and --control need --clock real: a pair follows the hosts' clocks");
             }
             if self.net.iter().any(|net| !matches!(net.kind, NetKind::None { .. })) {
                 return conflict(
@@ -273,6 +282,7 @@ impl RunArguments {
             max_count: None,
             save_at: Vec::new(),
             perturb: None,
+            paused: false,
             ft: FtArguments::default(),
             no_seccomp: backup.no_seccomp,
             log_filter: backup.log_filter.clone(),

@@ -8,13 +8,14 @@ mod open;
 mod tests;
 mod worker;
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use virtft_machine::io::{BlockOperation, RequestId};
 
 pub use error::DiskError;
-pub use worker::{Completion, Executor};
+pub use worker::{Completion, DiskCounters, Executor};
 
 use crate::cli::DiskOption;
 use crate::seccomp::Confinement;
@@ -82,6 +83,7 @@ impl Disk {
         // Unbounded on purpose: the guest's ring bounds what is in flight, and the vCPU thread must not wait.
         let (sender, receiver) = channel::<(RequestId, BlockOperation)>();
         let mut executor = self.executor;
+        let counters = executor.counters();
         let name = format!("disk-{}", self.facts.id);
         let thread = threads::spawn(&name, ThreadClass::Disk, confinement, move || {
             for (request, operation) in receiver {
@@ -89,7 +91,7 @@ impl Disk {
             }
         })
         .map_err(DiskError::Thread)?;
-        Ok(DiskHandle { sender: Some(sender), thread: Some(thread) })
+        Ok(DiskHandle { sender: Some(sender), thread: Some(thread), counters })
     }
 }
 
@@ -98,9 +100,16 @@ impl Disk {
 pub struct DiskHandle {
     sender: Option<Sender<(RequestId, BlockOperation)>>,
     thread: Option<JoinHandle<()>>,
+    counters: Arc<DiskCounters>,
 }
 
 impl DiskHandle {
+    /// What the disk has done, by name.
+    #[must_use]
+    pub fn counters(&self) -> [(&'static str, u64); 8] {
+        self.counters.read()
+    }
+
     /// Queues a request. Returns false when the disk's thread has died.
     #[must_use]
     pub fn submit(&self, request: RequestId, operation: BlockOperation) -> bool {

@@ -4,6 +4,9 @@
 //! keeps a flush after the writes that it covers.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use virtft_machine::io::{BlockOperation, BlockStatus, RequestId};
 
@@ -23,24 +26,79 @@ pub struct Completion {
     pub data: Vec<u8>,
 }
 
+/// What a disk has done on this host since it was opened.
+#[derive(Debug, Default)]
+pub struct DiskCounters {
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+    writes: AtomicU64,
+    written_bytes: AtomicU64,
+    flushes: AtomicU64,
+    discards: AtomicU64,
+    failures: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl DiskCounters {
+    fn count(&self, operation: &BlockOperation) {
+        let (requests, bytes) = match operation {
+            BlockOperation::Read { length, .. } => (&self.reads, Some((&self.read_bytes, u64::from(*length)))),
+            BlockOperation::Write { data, .. } => (&self.writes, Some((&self.written_bytes, data.len() as u64))),
+            BlockOperation::Flush => (&self.flushes, None),
+            BlockOperation::Discard { .. } | BlockOperation::WriteZeroes { .. } => (&self.discards, None),
+        };
+        requests.fetch_add(1, Ordering::Relaxed);
+        if let Some((total, bytes)) = bytes {
+            total.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The counters by name.
+    #[must_use]
+    pub fn read(&self) -> [(&'static str, u64); 8] {
+        [
+            ("reads", &self.reads),
+            ("read_bytes", &self.read_bytes),
+            ("writes", &self.writes),
+            ("written_bytes", &self.written_bytes),
+            ("flushes", &self.flushes),
+            ("discards", &self.discards),
+            ("failures", &self.failures),
+            ("busy_ns", &self.busy_ns),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
+}
+
 /// The image and what went wrong with it so far.
 #[derive(Debug)]
 pub struct Executor {
     image: Image,
     name: String,
-    failures: u64,
+    counters: Arc<DiskCounters>,
 }
 
 impl Executor {
     /// `name` is for messages.
     #[must_use]
     pub fn new(image: Image, name: String) -> Self {
-        Self { image, name, failures: 0 }
+        Self { image, name, counters: Arc::default() }
+    }
+
+    /// Where it counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<DiskCounters> {
+        Arc::clone(&self.counters)
     }
 
     /// Does one operation to its end.
     pub fn execute(&mut self, request: RequestId, operation: BlockOperation) -> Completion {
-        match self.perform(operation) {
+        self.counters.count(&operation);
+        let start = Instant::now();
+        let result = self.perform(operation);
+        let passed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.counters.busy_ns.fetch_add(passed, Ordering::Relaxed);
+        match result {
             Ok(data) => Completion { request, status: BlockStatus::Ok, data },
             Err(error) => Completion { request, status: self.note_failure(&error), data: Vec::new() },
         }
@@ -135,10 +193,10 @@ impl Executor {
     }
 
     /// Logs the first failures and every thousandth; a full host disk would otherwise fill the log too.
-    fn note_failure(&mut self, error: &io::Error) -> BlockStatus {
-        self.failures += 1;
-        if self.failures <= 10 || self.failures.is_multiple_of(1000) {
-            tracing::error!("disk {}: request failed ({error}); failures so far: {}", self.name, self.failures);
+    fn note_failure(&self, error: &io::Error) -> BlockStatus {
+        let failures = self.counters.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures <= 10 || failures.is_multiple_of(1000) {
+            tracing::error!("disk {}: request failed ({error}); failures so far: {failures}", self.name);
         }
         match error.kind() {
             io::ErrorKind::Unsupported => BlockStatus::Unsupported,

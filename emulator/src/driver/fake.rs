@@ -230,6 +230,10 @@ impl Guest for FakeGuest {
 
     fn release_frames(&mut self, _frames: &[u64]) {}
 
+    fn counters(&self) -> Vec<(String, u64)> {
+        vec![("completions".to_owned(), self.state.completions)]
+    }
+
     fn digest(&mut self, scope: DigestScope) -> u64 {
         match scope {
             DigestScope::Devices => self.state.hash ^ self.state.count ^ self.time_ns(),

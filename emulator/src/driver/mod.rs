@@ -15,6 +15,7 @@ pub(crate) mod fake;
 pub mod milestones;
 pub mod real;
 pub mod snapshot;
+pub mod task;
 #[cfg(test)]
 mod tests;
 pub mod virtual_clock;
@@ -24,6 +25,7 @@ use virtft_machine::io::{Input, InstructionCount, Output};
 
 use crate::exit::ExitStatus;
 pub use milestones::Milestones;
+pub use task::{Look, Task};
 
 /// Why [`Guest::run`] returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +90,9 @@ pub trait Guest: Send {
 
     /// Gives the host memory under these guest page frames back.
     fn release_frames(&mut self, frames: &[u64]);
+
+    /// Events counted by the machine's devices, by name.
+    fn counters(&self) -> Vec<(String, u64)>;
 
     /// A digest of the present state.
     fn digest(&mut self, scope: DigestScope) -> u64;

@@ -1,17 +1,19 @@
 //! The loop of a machine whose time follows the host's.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use virtft_machine::io::{Input, InstructionCount, Output};
 
-use super::snapshot::Pending;
-use super::{DriverError, Guest, Milestones, OutputSink, RunEnd, Stop};
+use super::snapshot::{self, Pending};
+use super::{DriverError, Guest, Look, Milestones, OutputSink, RunEnd, Stop, Task};
 use crate::entropy;
 use crate::exit::ExitStatus;
 use crate::pacing::Pacer;
 use crate::queue::InputQueue;
+use crate::run::unix_ns;
 
 /// The guest is interrupted about this often to look for inputs and at the clock.
 const SLICE_NS: u64 = 1_000_000;
@@ -38,6 +40,10 @@ pub struct RealDriver<'a> {
     in_flight: u64,
     /// Host time of the next fresh entropy.
     reseed_at: u64,
+    /// An operator wants the machine to stand still.
+    paused: bool,
+    /// The machine ended while its disks were waited for.
+    end: Option<RunEnd>,
 }
 
 impl fmt::Debug for RealDriver<'_> {
@@ -60,7 +66,25 @@ impl<'a> RealDriver<'a> {
         for (_, input) in pending {
             guest.deliver(input);
         }
-        Self { guest, sink, queue, milestones, pacer, origin: Instant::now(), in_flight: 0, reseed_at: RESEED_NS }
+        Self {
+            guest,
+            sink,
+            queue,
+            milestones,
+            pacer,
+            origin: Instant::now(),
+            in_flight: 0,
+            reseed_at: RESEED_NS,
+            paused: false,
+            end: None,
+        }
+    }
+
+    /// The machine does not run before it is resumed.
+    #[must_use]
+    pub fn standing_still(mut self, paused: bool) -> Self {
+        self.paused = paused;
+        self
     }
 
     /// Runs until the guest or the user ends it.
@@ -74,12 +98,20 @@ impl<'a> RealDriver<'a> {
     fn run_loop(&mut self) -> Result<RunEnd, DriverError> {
         loop {
             if self.queue.is_pending() {
-                self.deliver_inputs();
+                self.do_tasks();
+                if !self.paused {
+                    self.deliver_inputs();
+                }
+                if let Some(end) = self.end.take() {
+                    return Ok(end);
+                }
                 if let Some(status) = self.queue.stop_requested() {
                     return Ok(RunEnd::quiet(status));
                 }
             }
-            let stop = self.guest.run(self.next_stop());
+            // Whoever stands between this and the machine has its turn also while the machine stands still.
+            let until = if self.paused { self.guest.count() } else { self.next_stop() };
+            let stop = self.guest.run(until);
             self.send_outputs()?;
             if let Some(end) = RunEnd::of(&stop) {
                 return Ok(end);
@@ -89,10 +121,57 @@ impl<'a> RealDriver<'a> {
                 return Ok(RunEnd::quiet(ExitStatus::Clean));
             }
             match stop {
+                _ if self.paused => self.queue.wait_standing_still(),
                 Stop::Idle { deadline_ns } => self.idle(deadline_ns),
                 _ => self.keep_pace()?,
             }
         }
+    }
+
+    fn do_tasks(&mut self) {
+        while let Some(task) = self.queue.pop_task() {
+            // Whoever asked may have gone.
+            let _ = match task {
+                Task::Pause(answer) => {
+                    self.paused = true;
+                    answer.send(Ok(())).ok()
+                }
+                Task::Resume(answer) => {
+                    self.resume();
+                    answer.send(Ok(())).ok()
+                }
+                Task::Save(file, answer) => answer.send(self.save(file)).ok(),
+                Task::Look(answer) => answer
+                    .send(Look {
+                        count: self.guest.count(),
+                        time_ns: self.guest.time_ns(),
+                        counters: self.guest.counters(),
+                    })
+                    .ok(),
+            };
+        }
+    }
+
+    /// Guest time goes on from where it stood; the RTC tells the host's time again.
+    fn resume(&mut self) {
+        if !std::mem::replace(&mut self.paused, false) {
+            return;
+        }
+        let anchor = self.pacer.resume(self.now_ns(), self.guest.count());
+        self.guest.deliver(Input::ClockAnchor(anchor));
+        self.guest.deliver(Input::RtcOrigin { unix_ns: unix_ns().saturating_sub(self.guest.time_ns()) });
+    }
+
+    /// Writes a snapshot, as `--snapshot` continues it.
+    fn save(&mut self, mut file: File) -> Result<(), String> {
+        self.drain_disks().map_err(|error| error.to_string())?;
+        if self.end.is_some() {
+            return Err("the machine is ending".to_owned());
+        }
+        let state = self.guest.save()?;
+        snapshot::write(&mut file, &Pending::new(), &state)
+            .and_then(|()| file.sync_all())
+            .map_err(|error| format!("the snapshot cannot be written ({error})"))
     }
 
     fn keep_pace(&mut self) -> Result<(), DriverError> {
@@ -173,6 +252,9 @@ impl<'a> RealDriver<'a> {
     fn reach_milestone(&mut self) -> Result<(), DriverError> {
         if self.milestones.saves_at(self.guest.count()) {
             self.drain_disks()?;
+            if self.end.is_some() {
+                return Ok(());
+            }
         }
         self.milestones.reach(self.guest, &Pending::new())
     }
@@ -180,14 +262,19 @@ impl<'a> RealDriver<'a> {
     /// Before a snapshot: completions of what is in flight are delivered, so that they are part of it.
     fn drain_disks(&mut self) -> Result<(), DriverError> {
         let deadline = Instant::now() + DRAIN_LIMIT;
-        self.deliver_inputs();
-        while self.in_flight > 0 {
+        loop {
+            self.deliver_inputs();
+            // A completion may let a request go that waited for it.
+            let stop = self.guest.run(self.guest.count());
+            self.send_outputs()?;
+            self.end = RunEnd::of(&stop);
+            if self.in_flight == 0 || self.end.is_some() {
+                return Ok(());
+            }
             if !self.queue.wait(Some(deadline)) || self.queue.stop_requested().is_some() {
                 return Err(DriverError::Snapshot("disk requests in flight did not complete".to_owned()));
             }
-            self.deliver_inputs();
         }
-        Ok(())
     }
 
     fn now_ns(&self) -> u64 {

@@ -229,3 +229,44 @@ fn virtual_sleep_takes_no_host_time() {
     assert_eq!(end.status, ExitStatus::Clean);
     assert!(started.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn tasks_are_done_between_slices_and_a_paused_guest_stands_still() {
+    use std::sync::mpsc::channel;
+    let queue = Arc::new(InputQueue::default());
+    let operator = {
+        let queue = Arc::clone(&queue);
+        std::thread::spawn(move || {
+            let look = || {
+                let (answer, answered) = channel();
+                queue.push_task(Task::Look(answer));
+                answered.recv().unwrap()
+            };
+            let (answer, answered) = channel();
+            queue.push_task(Task::Pause(answer));
+            answered.recv().unwrap().unwrap();
+            let stood = look();
+            queue.push(Input::PowerButton);
+            assert_eq!(look(), stood, "nothing is executed");
+            let folder = tempfile::tempdir().unwrap();
+            let (answer, answered) = channel();
+            queue.push_task(Task::Save(std::fs::File::create(folder.path().join("s")).unwrap(), answer));
+            answered.recv().unwrap().unwrap();
+            let bytes = std::fs::read(folder.path().join("s")).unwrap();
+            let (pending, state) = snapshot::parse(&bytes).unwrap();
+            assert!(pending.is_empty() && !state.is_empty());
+            let (answer, answered) = channel();
+            queue.push_task(Task::Resume(answer));
+            answered.recv().unwrap().unwrap();
+            stood
+        })
+    };
+    let mut guest = FakeGuest::new(&[[Op::Sleep(4 * MS), Op::Read].repeat(100), vec![Op::Shutdown]].concat());
+    let (end, _) = run_real(&mut guest, &queue, &mut Milestones::default());
+    assert_eq!(end, RunEnd::quiet(ExitStatus::Clean));
+    assert!(guest.count() > operator.join().unwrap().count);
+    // Whoever asks too late is not kept waiting.
+    let (answer, answered) = channel();
+    queue.push_task(Task::Pause(answer));
+    assert!(answered.recv().is_err());
+}

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use virtft_machine::Machine;
@@ -45,6 +46,7 @@ struct Replica {
     guest_link: Arc<super::Link>,
     engine: EngineHandle,
     post_mortem: Option<PathBuf>,
+    memory_bytes: Arc<AtomicU64>,
     fault: Option<u64>,
 }
 
@@ -55,6 +57,9 @@ struct Replica {
 pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
     let mut ft = arguments.ft.clone();
     ft.listen_tls = arguments.listen.tls;
+    if ft.ft.is_none() {
+        return Err("--ft is missing: name at least an arbiter".into());
+    }
     let setup = Setup::new(&ft)?;
     let post_mortem = ft.post_mortem.clone();
     if let Some(folder) = post_mortem.as_ref().filter(|folder| !folder.is_dir()) {
@@ -81,8 +86,11 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
         disks: facts.clone(),
         macs: host.macs(),
         images: devices.writable_images(),
+        memory_bytes: 0,
+        paused: false,
     };
     let (copies, guest_link) = (Arc::clone(&setup.copies), Arc::clone(&setup.link));
+    let memory_bytes = Arc::clone(&setup.memory_bytes);
     let disks = ReplicaDisks::new(host.take_disks());
     let engine = setup.start_backup(fittings, listener, Arc::clone(&link))?;
     let replica = Replica {
@@ -96,6 +104,7 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
         guest_link,
         engine,
         post_mortem,
+        memory_bytes,
         fault: arguments.inject_fault,
     };
     replica.follow(disks)
@@ -167,7 +176,8 @@ impl Replica {
         let guest_ns = session.machine.now_ns();
         let passed = u64::try_from(self.link.log.filled_at().elapsed().as_nanos()).unwrap_or(0);
         let Some((machine, disks)) = session.into_replica() else { return Err("the disks are gone".into()) };
-        let Self { mut host, link, queue, backends, confinement, copies, guest_link, engine, .. } = self;
+        let Self { mut host, link, queue, backends, confinement, copies, guest_link, engine, memory_bytes, .. } = self;
+        memory_bytes.store(machine.config().memory_bytes, Ordering::Relaxed);
         host.put_disks(disks);
         let links = (0..).zip(host.net_facts()).map(|(index, net)| (DeviceIndex(index), net.link_up)).collect();
         let started = host.start(&confinement, &queue, Some(&copies)).map_err(|error| error.to_string())?;
@@ -191,6 +201,7 @@ impl Replica {
             restored: true,
             links,
             clock: ClockMode::Real,
+            paused: false,
             took_over: Some(TakeOver { time_ns: guest_ns.saturating_add(passed), scrollback, retained }),
         };
         run::wait_for(vcpu, &confinement, Some(engine)).map_err(|error| error.to_string())

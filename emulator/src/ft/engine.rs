@@ -1,16 +1,16 @@
 //! The ft thread: drives a node of the protocol with sockets, time and the arbiter, and does what it says.
 
 mod backup;
+mod join;
 mod primary;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,21 +18,25 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use virtft_ft::message::encode;
 use virtft_ft::{Decoder, Message, Timing};
 
-use super::arbiter::{ArbiterThread, Question, Reply};
+use super::arbiter::{ArbiterOption, ArbiterThread, Question, Reply};
 use super::generation::{Copy, Marks};
 use super::link::{Item, Link, Order};
-use super::status::{Command, Request, SharedStatus, Status};
 use super::transport::{Security, Transport};
 use super::url::PeerUrl;
 use super::{SharedBackends, announce};
+use crate::cli::FtOption;
+use crate::control::{Command, Place, Request, SharedStatus, Status};
 use crate::disk::{Completion, DiskFacts};
 use crate::queue::InputQueue;
 pub use backup::{BackupLink, Verdict};
 use backup::{BackupRole, Newcomer};
+pub(crate) use join::begin;
 use primary::PrimaryRole;
 
 /// The nodes are told of the time this often.
 const TICK: Duration = Duration::from_millis(10);
+/// With nothing to do it looks up only this often, in milliseconds.
+const REST_MS: u128 = 1000;
 /// Connecting takes at most so long: the thread does nothing else meanwhile.
 const CONNECT_LIMIT: Duration = Duration::from_millis(150);
 /// After its machine has ended, a primary waits so long for its last outputs to be acknowledged.
@@ -45,7 +49,7 @@ const SPARE_DELAY: Duration = Duration::from_secs(1);
 const SPARE_DELAY_LIMIT: Duration = Duration::from_secs(300);
 
 /// What an operator wants of a VM's protection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Protection {
     /// Backups to be made: the first at once, the others after a failure.
     pub spares: VecDeque<PeerUrl>,
@@ -55,15 +59,29 @@ pub struct Protection {
     pub timing: Timing,
 }
 
+impl Protection {
+    /// What an option says.
+    #[must_use]
+    pub fn of(option: &FtOption) -> Self {
+        Self {
+            spares: option.peer.iter().chain(&option.spares).cloned().collect(),
+            pause_alone: option.pause_alone,
+            timing: option.timing(),
+        }
+    }
+}
+
 /// What the ft thread is made from.
 #[derive(Debug)]
 pub struct EngineParts {
     /// Name of the VM.
     pub vm: String,
-    /// Its incarnation; 0 in a backup, which learns it.
+    /// Its incarnation; 0 in a backup, which learns it, and in a VM that was never to be protected.
     pub incarnation: u64,
     /// What an operator wants.
     pub protection: Protection,
+    /// Who decides; `None` before the VM is to be protected.
+    pub membership: Option<Membership>,
     /// To the vCPU thread.
     pub link: Arc<Link>,
     /// Wakes the vCPU thread.
@@ -72,10 +90,6 @@ pub struct EngineParts {
     pub backends: SharedBackends,
     /// This process's token at the arbiter.
     pub token: [u8; 16],
-    /// Who decides.
-    pub arbiter: ArbiterThread,
-    /// Certificates; `None` for plain TCP.
-    pub security: Option<Security>,
     /// Facts of the disks.
     pub disks: Vec<DiskFacts>,
     /// MAC addresses of the network devices.
@@ -89,7 +103,18 @@ pub struct EngineParts {
     /// Pieces of disks that were read for a copy.
     pub copied: Receiver<(u8, Completion)>,
     /// The control socket, removed at the end.
-    pub control: Option<PathBuf>,
+    pub control: Option<Place>,
+}
+
+/// A VM's place among those that can be protected.
+#[derive(Debug)]
+pub struct Membership {
+    /// Which arbiter decides.
+    pub option: ArbiterOption,
+    /// Asks it.
+    pub arbiter: ArbiterThread,
+    /// Certificates; `None` for plain TCP.
+    pub security: Option<Security>,
 }
 
 #[derive(Debug)]
@@ -118,6 +143,8 @@ pub struct Engine {
     announce_until: Option<(Instant, Instant)>,
     next_spare: Option<Instant>,
     spare_delay: Duration,
+    /// The machine stands still because it has no backup.
+    held_alone: bool,
     log_bytes: u64,
     rate: (Instant, u64),
 }
@@ -161,6 +188,7 @@ impl Engine {
             announce_until: None,
             next_spare,
             spare_delay: SPARE_DELAY,
+            held_alone: false,
             log_bytes: 0,
             rate: (now, 0),
         }
@@ -201,7 +229,7 @@ impl Engine {
             self.take_items();
             self.take_copied();
             self.receive();
-            while let Some(reply) = self.parts.arbiter.reply() {
+            while let Some(reply) = self.parts.membership.as_ref().and_then(|member| member.arbiter.reply()) {
                 self.replied(reply);
             }
             while let Ok(command) = self.parts.commands.try_recv() {
@@ -217,10 +245,7 @@ impl Engine {
             }
             self.flush();
         }
-        if let Some(path) = &self.parts.control {
-            // Somebody else may have removed it.
-            let _ = std::fs::remove_file(path);
-        }
+        drop(self.parts.control.take());
     }
 
     /// After its machine has ended, a primary stays until its outputs have left.
@@ -237,8 +262,13 @@ impl Engine {
     }
 
     fn wait(&self) {
-        let timeout = self.next_tick.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(timeout.as_millis().min(10) + 1).unwrap_or(PollTimeout::ZERO);
+        // Alone with nothing to do, it would only keep the host from sleeping.
+        let rests = matches!(self.role, Role::Alone | Role::Stopped)
+            && self.announce_until.is_none()
+            && self.next_spare.is_none()
+            && !self.ending.load(Ordering::Acquire);
+        let tick = self.next_tick.saturating_duration_since(Instant::now()).as_millis().min(10) + 1;
+        let timeout = PollTimeout::try_from(if rests { REST_MS } else { tick }).unwrap_or(PollTimeout::ZERO);
         let mut fds = vec![PollFd::new(self.parts.link.wake_fd(), PollFlags::POLLIN)];
         if let Some(transport) = &self.transport {
             let write = if transport.wants_write() { PollFlags::POLLOUT } else { PollFlags::empty() };
@@ -293,9 +323,12 @@ impl Engine {
     fn connect(&mut self, peer: &PeerUrl) -> Result<Transport, String> {
         let address = peer.resolve()?;
         let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT).map_err(|error| format!("{peer}: {error}"))?;
-        let security =
-            if peer.tls { Some(self.parts.security.as_ref().ok_or("no certificates were loaded")?) } else { None };
+        let security = if peer.tls { Some(self.security().ok_or("no certificates were loaded")?) } else { None };
         Transport::client(stream, &peer.host, security).map_err(|error| format!("{peer}: {error}"))
+    }
+
+    fn security(&self) -> Option<&Security> {
+        self.parts.membership.as_ref()?.security.as_ref()
     }
 
     fn send(&mut self, epoch: u64, message: &Message) {
@@ -465,9 +498,10 @@ impl Engine {
     fn command(&mut self, request: Request) -> Result<(), String> {
         let now = self.now_ns();
         match (request, &mut self.role) {
-            (Request::Protect { peer }, Role::Alone) => {
+            (Request::Protect { peer, ft }, Role::Alone) => {
                 let peer = peer.parse::<PeerUrl>().map_err(|error| error.to_string())?;
                 peer.resolve()?;
+                self.join(ft.as_deref(), &peer)?;
                 self.protect(peer)
             }
             (Request::Protect { .. }, _) => Err("the VM has a backup, or is one".into()),
@@ -484,7 +518,13 @@ impl Engine {
                 Ok(())
             }
             (Request::Failover | Request::Unprotect, _) => Err("the VM is not protected".into()),
-            (Request::Status, _) => Ok(()),
+            (Request::Resume, Role::Alone) => {
+                self.held_alone = false;
+                self.order(Order::Resume);
+                Ok(())
+            }
+            // All others were answered before they came here.
+            _ => Ok(()),
         }
     }
 
@@ -497,7 +537,9 @@ impl Engine {
     }
 
     fn ask(&self, question: Question) {
-        self.parts.arbiter.ask(question);
+        if let Some(member) = &self.parts.membership {
+            member.arbiter.ask(question);
+        }
     }
 
     fn order(&self, order: Order) {
@@ -524,7 +566,7 @@ impl Engine {
     }
 
     fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.parts.status.lock().unwrap_or_else(PoisonError::into_inner));
+        self.parts.status.update(change);
     }
 
     fn show(&mut self) {
@@ -534,22 +576,25 @@ impl Engine {
             self.rate = (Instant::now(), self.log_bytes);
             u64::try_from(u128::from(bytes) * 1000 / passed.as_millis().max(1)).unwrap_or(u64::MAX)
         });
-        let mut status = super::status::read(&self.parts.status);
-        status.vm.clone_from(&self.parts.vm);
-        (status.incarnation, status.epoch) = (self.parts.incarnation, self.epoch);
-        status.log_bytes = self.log_bytes;
-        status.log_bytes_per_s = rate.unwrap_or(status.log_bytes_per_s);
-        match &self.role {
-            Role::Alone => (status.role, status.state) = ("unprotected".into(), "running".into()),
-            Role::Stopped => (status.role, status.state) = ("unprotected".into(), "stopped".into()),
-            Role::Primary(role) => role.show(&mut status),
-            Role::Backup(role) => role.show(&mut status),
-        }
-        if !matches!(self.role, Role::Primary(_)) {
-            status.peer = None;
-            (status.unacknowledged_bytes, status.outputs_held, status.lag_ms, status.throttle) = (0, 0, 0, 0);
-            status.disks_copied = None;
-        }
-        *self.parts.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        self.parts.status.update(|status| {
+            status.vm.clone_from(&self.parts.vm);
+            (status.incarnation, status.epoch) = (self.parts.incarnation, self.epoch);
+            status.log_bytes = self.log_bytes;
+            status.log_bytes_per_s = rate.unwrap_or(status.log_bytes_per_s);
+            match &self.role {
+                Role::Alone => {
+                    let state = if self.held_alone { "standing still without a backup" } else { "running" };
+                    (status.role, status.state) = ("unprotected".into(), state.into());
+                }
+                Role::Stopped => (status.role, status.state) = ("unprotected".into(), "stopped".into()),
+                Role::Primary(role) => role.show(status),
+                Role::Backup(role) => role.show(status),
+            }
+            if !matches!(self.role, Role::Primary(_)) {
+                status.peer = None;
+                (status.unacknowledged_bytes, status.outputs_held, status.lag_ms, status.throttle) = (0, 0, 0, 0);
+                status.disks_copied = None;
+            }
+        });
     }
 }

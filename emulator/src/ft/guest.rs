@@ -274,6 +274,10 @@ impl Guest for ProtectedGuest {
         self.inner.release_frames(frames);
     }
 
+    fn counters(&self) -> Vec<(String, u64)> {
+        self.inner.counters()
+    }
+
     fn digest(&mut self, scope: DigestScope) -> u64 {
         self.inner.digest(scope)
     }

@@ -7,7 +7,7 @@
 //!        ^----- orders, throttle -----+--> Backends: released outputs
 //!                                     +--> arbiter thread
 //!   replay thread                     |
-//!   Session <------ GrowingLog -------+    control thread: status, failover, protect
+//!   Session <------ GrowingLog -------+    crate::control: status, failover, protect
 //! ```
 //!
 //! A process starts as primary-to-be (`run`) or as backup; a backup that went live is the former. The ft thread never waits
@@ -16,8 +16,6 @@
 mod announce;
 mod arbiter;
 mod backup;
-pub mod client;
-mod control;
 mod copy;
 mod disks;
 mod engine;
@@ -28,7 +26,6 @@ mod link;
 mod retained;
 
 mod setup;
-mod status;
 mod transport;
 mod url;
 
@@ -36,10 +33,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use arbiter::{ArbiterOption, ArbiterThread};
 pub use backup::backup;
-pub use control::Control;
 pub use copy::COPY_BIT;
 pub use disks::ReplicaDisks;
-pub use engine::{Engine, EngineHandle, EngineParts, Protection};
+pub use engine::{Engine, EngineHandle, EngineParts, Membership, Protection};
 pub use growing::GrowingLog;
 pub use guest::ProtectedGuest;
 pub use link::Link;

@@ -176,6 +176,8 @@ struct Shared {
     transmit: Mutex<VecDeque<Vec<u8>>>,
     waker: Waker,
     stopping: AtomicBool,
+    /// Somebody pulled the cable out.
+    unplugged: AtomicBool,
     dropped: AtomicU64,
 }
 
@@ -185,6 +187,7 @@ impl Shared {
             transmit: Mutex::default(),
             waker: Waker::new()?,
             stopping: AtomicBool::new(false),
+            unplugged: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
         })
     }
@@ -229,6 +232,12 @@ impl NetHandle {
         if was_empty {
             self.shared.waker.wake();
         }
+    }
+
+    /// Plugs the cable in, or pulls it out: the guest sees its link change, and no frame passes.
+    pub fn plug(&self, up: bool) {
+        self.shared.unplugged.store(!up, Ordering::Relaxed);
+        self.shared.waker.wake();
     }
 
     /// Packets dropped so far, in both directions.

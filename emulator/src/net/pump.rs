@@ -22,7 +22,10 @@ pub struct Pump {
     transport: Transport,
     shared: Arc<Shared>,
     queue: Arc<InputQueue>,
+    /// There is a peer.
     link_up: bool,
+    /// What the guest was told: there is a peer and the cable is plugged in.
+    told_up: bool,
     /// A packet that the transport had no room for.
     held: Option<Vec<u8>>,
 }
@@ -34,7 +37,7 @@ impl Pump {
             Transport::Tap(_) => true,
             Transport::Stream(stream) => stream.is_connected(),
         };
-        Self { index, transport, shared, queue, link_up, held: None }
+        Self { index, transport, shared, queue, link_up, told_up: link_up, held: None }
     }
 
     /// Moves frames until the handle is dropped.
@@ -82,7 +85,16 @@ impl Pump {
         Ok(())
     }
 
+    fn is_unplugged(&self) -> bool {
+        self.shared.unplugged.load(Ordering::Relaxed)
+    }
+
     fn transmit(&mut self) {
+        if self.is_unplugged() {
+            while self.shared.pop().is_some() {
+                self.shared.count_drop();
+            }
+        }
         match &mut self.transport {
             Transport::Tap(tap) => {
                 while let Some(packet) = self.held.take().or_else(|| self.shared.pop()) {
@@ -116,6 +128,10 @@ impl Pump {
                 Transport::Stream(stream) => stream.receive(),
             };
             let Some(packet) = packet else { return };
+            if self.is_unplugged() {
+                self.shared.count_drop();
+                continue;
+            }
             let input = Input::NetReceive { device: DeviceIndex(self.index), packet };
             if !self.queue.push_frame(self.index, input) {
                 self.shared.count_drop();
@@ -124,7 +140,7 @@ impl Pump {
     }
 
     fn update_link(&mut self) {
-        let Transport::Stream(stream) = &mut self.transport else { return };
+        let Transport::Stream(stream) = &mut self.transport else { return self.set_link(self.link_up) };
         if stream.is_connected() {
             self.set_link(true);
             return;
@@ -136,8 +152,10 @@ impl Pump {
     }
 
     fn set_link(&mut self, up: bool) {
-        if self.link_up != up {
-            self.link_up = up;
+        self.link_up = up;
+        let up = up && !self.is_unplugged();
+        if self.told_up != up {
+            self.told_up = up;
             self.queue.push(Input::NetLink { device: DeviceIndex(self.index), up });
         }
     }

@@ -218,3 +218,16 @@ fn lines_and_counts_agree() {
     }
     assert_eq!(TimeLine::new(InstructionCount(0), ClockAnchor { time_ns: 0, rate: 0 }).count_at(1).0, 1 << 32);
 }
+
+#[test]
+fn time_stands_while_the_guest_is_paused() {
+    let (mut pacer, _) = Pacer::start(0, InstructionCount(0), 1000, 10.0);
+    pacer.busy(10 * MS, InstructionCount(1_000_000));
+    let stood = pacer.guest_time(InstructionCount(1_000_000));
+    let anchor = pacer.resume(3_600_000 * MS, InstructionCount(1_000_000));
+    assert_eq!(anchor.time_ns, stood);
+    // From there on it follows the host again, without catching up.
+    let pace = pacer.busy(3_600_010 * MS, InstructionCount(2_000_000));
+    assert_eq!((pace.anchor, pace.hold_ns), (None, 0));
+    assert_eq!(pacer.host_time_of(stood + 50 * MS), 3_600_050 * MS);
+}

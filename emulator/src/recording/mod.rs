@@ -188,6 +188,10 @@ impl Guest for RecordingGuest {
         self.inner.release_frames(frames);
     }
 
+    fn counters(&self) -> Vec<(String, u64)> {
+        self.inner.counters()
+    }
+
     fn digest(&mut self, scope: DigestScope) -> u64 {
         self.inner.digest(scope)
     }

@@ -15,9 +15,9 @@ use super::super::arbiter::{Question, Reply};
 use super::super::generation::Copy;
 use super::super::growing::GrowingLog;
 use super::super::retained::Retained;
-use super::super::status::Status;
 use super::super::transport::Transport;
 use super::{ANNOUNCE_FOR, Engine, EngineParts, Role};
+use crate::control::Status;
 use crate::replay::Reached;
 
 /// Entries that a log begins with: the snapshot, the digest of CPUs and devices, that of memory. When they are replayed, the machine
@@ -222,7 +222,7 @@ impl Engine {
     pub(super) fn accept(&mut self) {
         let Role::Backup(role) = &self.role else { return };
         let Some(Ok((stream, address))) = role.listener().map(TcpListener::accept) else { return };
-        match Transport::server(stream, self.parts.security.as_ref()) {
+        match Transport::server(stream, self.security()) {
             Err(error) => tracing::warn!("connection from {address}: {error}"),
             Ok(transport) => {
                 if self.newcomers.len() >= NEWCOMERS {

@@ -12,8 +12,8 @@ use super::super::arbiter::{Question, Reply};
 use super::super::copy::DiskCopy;
 use super::super::generation::Copy;
 use super::super::link::{Item, Order};
-use super::super::status::Status;
 use super::{Engine, Role};
+use crate::control::Status;
 use crate::disk::Completion;
 use crate::entropy;
 use crate::ft::PeerUrl;
@@ -281,6 +281,7 @@ impl Engine {
         let Role::Primary(role) = &mut self.role else { return };
         if role.node.state() == PrimaryState::Transferring && !role.ordered {
             role.ordered = true;
+            self.held_alone = false;
             self.order(Order::Protect);
         }
     }
@@ -310,6 +311,7 @@ impl Engine {
         self.order(Order::Abandon);
         self.note(&format!("the VM runs without a backup: {reason}"));
         if self.parts.protection.pause_alone {
+            self.held_alone = true;
             self.order(Order::Pause);
         }
         if !self.parts.protection.spares.is_empty() {

@@ -1,11 +1,13 @@
-//! The commands that speak to a running emulator: `status`, `failover`, `protect`, `unprotect`.
+//! The commands that speak to a running emulator: `status`, `failover`, `protect`, `unprotect`, `control`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::status::{Request, Response, Status};
+use super::request::{Request, Response};
+use super::status::Status;
+use crate::cli::Operation;
 
 /// How often a change is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -41,7 +43,9 @@ impl Client {
     fn status(&mut self) -> Result<Status, String> {
         match self.ask(&Request::Status)? {
             Response::Status(status) => Ok(*status),
-            Response::Done | Response::Refused(_) => Err("the emulator answered something else".into()),
+            Response::Done | Response::Statistics(_) | Response::Refused(_) => {
+                Err("the emulator answered something else".into())
+            }
         }
     }
 }
@@ -58,7 +62,7 @@ pub fn status(path: &Path, json: bool) -> Result<String, String> {
     let mut lines = vec![
         ("VM", status.vm.clone()),
         ("role", status.role.clone()),
-        ("state", status.state.clone()),
+        ("state", if status.paused { format!("{}, paused", status.state) } else { status.state.clone() }),
         ("incarnation, epoch", format!("{}, {}", status.incarnation, status.epoch)),
     ];
     lines.extend(status.peer.clone().map(|peer| ("peer", peer)));
@@ -77,13 +81,13 @@ pub fn status(path: &Path, json: bool) -> Result<String, String> {
     Ok(text.collect::<Vec<_>>().join("\n"))
 }
 
-/// `protect SOCKET --peer URL`: waits until the VM is protected.
+/// `protect SOCKET --peer URL [--ft OPTIONS]`: waits until the VM is protected.
 ///
 /// # Errors
 /// One line that says why it is not.
-pub fn protect(path: &Path, peer: String) -> Result<String, String> {
+pub fn protect(path: &Path, peer: String, ft: Option<String>) -> Result<String, String> {
     let mut client = Client::connect(path)?;
-    client.ask(&Request::Protect { peer })?;
+    client.ask(&Request::Protect { peer, ft })?;
     loop {
         let status = client.status()?;
         match (status.role.as_str(), status.state.as_str()) {
@@ -125,4 +129,21 @@ pub fn failover(path: &Path) -> Result<String, String> {
 pub fn unprotect(path: &Path) -> Result<String, String> {
     Client::connect(path)?.ask(&Request::Unprotect)?;
     Ok("the VM goes on without a backup".into())
+}
+
+/// `control SOCKET OPERATION`: the text to print.
+///
+/// # Errors
+/// One line that says why it was not done.
+pub fn operate(path: &Path, operation: &Operation) -> Result<String, String> {
+    let request = operation.request().map_err(|error| error.to_string())?;
+    match Client::connect(path)?.ask(&request)? {
+        Response::Statistics(statistics) => {
+            let own = [("count", statistics.count), ("guest_ns", statistics.guest_ns)]
+                .map(|(name, value)| (name.to_owned(), value));
+            let lines = own.into_iter().chain(statistics.counters).map(|(name, value)| format!("{name:<40} {value}"));
+            Ok(lines.collect::<Vec<_>>().join("\n"))
+        }
+        _ => Ok("done".into()),
+    }
 }

@@ -1,0 +1,75 @@
+//! How a VM becomes one that can be protected: its arbiter is named, and it begins a new incarnation there.
+
+use std::sync::Arc;
+
+use super::super::arbiter::{ArbiterThread, Directory};
+use super::super::generation::Copy;
+use super::super::transport::Security;
+use super::super::url::PeerUrl;
+use super::{Engine, Membership, Protection};
+use crate::cli::FtOption;
+
+impl Engine {
+    /// Before a backup is made at `peer`: the options that a client sent with its wish. A VM that has an arbiter keeps it.
+    pub(super) fn join(&mut self, options: Option<&str>, peer: &PeerUrl) -> Result<(), String> {
+        let option = options.map(str::parse::<FtOption>).transpose().map_err(|error| error.to_string())?;
+        match (&self.parts.membership, option) {
+            (None, None) => {
+                Err("the VM was started without --ft: name an arbiter, as in ft=arbiter=dir:/shared/ft".into())
+            }
+            (Some(member), None) => check_certificates(member.security.as_ref(), peer),
+            (Some(member), Some(option)) => {
+                if member.option != option.arbiter {
+                    return Err("the VM has another arbiter; it keeps it for as long as it runs".into());
+                }
+                check_certificates(member.security.as_ref(), peer)?;
+                self.parts.protection = Protection::of(&option);
+                Ok(())
+            }
+            (None, Some(option)) => self.begin_incarnation(&option, peer),
+        }
+    }
+
+    fn begin_incarnation(&mut self, option: &FtOption, peer: &PeerUrl) -> Result<(), String> {
+        let needs_tls = peer.tls || option.spares.iter().any(|spare| spare.tls);
+        let security = if needs_tls { Some(Security::load(option.pki.as_deref())?) } else { None };
+        let directory = Directory::new(&option.arbiter, self.parts.token);
+        self.parts.incarnation = begin(&self.parts.vm, &self.parts.marks, &directory, option.force_disks)?;
+        let waker = Arc::clone(&self.parts.link);
+        let arbiter = ArbiterThread::start(directory, move || waker.wake())
+            .map_err(|error| format!("the arbiter's thread cannot be started ({error})"))?;
+        self.parts.membership = Some(Membership { option: option.arbiter.clone(), arbiter, security });
+        self.parts.protection = Protection::of(option);
+        Ok(())
+    }
+}
+
+fn check_certificates(security: Option<&Security>, peer: &PeerUrl) -> Result<(), String> {
+    if peer.tls && security.is_none() {
+        return Err(
+            "no certificates were loaded when this process started; name a tls: peer or a pki folder then".into()
+        );
+    }
+    Ok(())
+}
+
+/// A VM begins a new incarnation from these images, and marks them so.
+///
+/// # Errors
+/// One line when an image is not the newest copy, or the arbiter does not answer.
+pub(crate) fn begin(
+    vm: &str,
+    marks: &super::super::generation::Marks,
+    directory: &Directory,
+    force_disks: bool,
+) -> Result<u64, String> {
+    if force_disks {
+        tracing::warn!("{vm}: the disks are used as they are, by force");
+    } else {
+        marks.check(vm, directory)?;
+    }
+    directory.close_last(vm)?;
+    let incarnation = directory.begin(vm)?;
+    marks.set(vm, incarnation, 1, Copy::Primary)?;
+    Ok(incarnation)
+}
