@@ -214,6 +214,10 @@ impl Guest for MachineGuest {
         }
     }
 
+    fn requests_in_flight(&self) -> usize {
+        self.machine.in_flight().len()
+    }
+
     fn counters(&self) -> Vec<(String, u64)> {
         self.machine.platform().counters()
     }

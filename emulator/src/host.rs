@@ -48,10 +48,33 @@ impl Host {
     /// # Errors
     /// The first thing that cannot be opened.
     pub fn open(arguments: &RunArguments) -> Result<Self, HostError> {
-        let mut disks = Vec::new();
-        for (index, option) in arguments.disk.iter().enumerate() {
-            disks.push(Disk::open(option, index)?);
-        }
+        let disks = Self::open_disks(arguments)?;
+        Ok(Self { disks, ..Self::open_without_disks(arguments)? })
+    }
+
+    /// Opens the disks of a command line, or none.
+    ///
+    /// # Errors
+    /// The first that cannot be opened.
+    pub fn open_disks(arguments: &RunArguments) -> Result<Vec<Disk>, HostError> {
+        let disks = arguments.disk.iter().enumerate();
+        Ok(disks.map(|(index, option)| Disk::open(option, index)).collect::<Result<_, _>>()?)
+    }
+
+    /// Facts of disks that another host uses now.
+    ///
+    /// # Errors
+    /// The first that cannot be looked at.
+    pub fn look_at_disks(arguments: &RunArguments) -> Result<Vec<DiskFacts>, HostError> {
+        let disks = arguments.disk.iter().enumerate();
+        Ok(disks.map(|(index, option)| Disk::look_at(option, index)).collect::<Result<_, _>>()?)
+    }
+
+    /// Opens everything but the disks.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_without_disks(arguments: &RunArguments) -> Result<Self, HostError> {
         let mut nets = Vec::new();
         for (option, index) in arguments.net.iter().zip(0_u8..) {
             nets.push(Net::open(option, index)?);
@@ -77,7 +100,7 @@ impl Host {
         if let Some(option) = &arguments.debugcon {
             open("--debugcon", CharPort::DebugCon, &option.0)?;
         }
-        Ok(Self { disks, nets, chars })
+        Ok(Self { disks: Vec::new(), nets, chars })
     }
 
     /// Facts of the disks, in order.
@@ -186,6 +209,16 @@ impl Backends {
             disk.counters().map(|(name, value)| (format!("disk{index}.{name}"), value))
         };
         self.disks.iter().enumerate().flat_map(named).collect()
+    }
+
+    /// Makes the disks complete a change only when it is on the medium, or not; and what they completed before is brought there by
+    /// requests of these numbers. False when the thread of a disk has died.
+    #[must_use]
+    pub fn set_durable(&self, durable: bool, flush: Option<RequestId>) -> bool {
+        self.disks.iter().all(|disk| {
+            disk.set_durable(durable);
+            flush.is_none_or(|request| disk.submit(request, BlockOperation::Flush))
+        })
     }
 
     /// What was lost on the way, for the log at the end.

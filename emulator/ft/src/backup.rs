@@ -85,6 +85,8 @@ pub enum BackupAction {
         epoch: u64,
         /// One sentence.
         reason: String,
+        /// The primary wished it, and stands still.
+        planned: bool,
     },
     /// Throw the replica away.
     Stop {
@@ -105,6 +107,7 @@ pub struct Backup {
     received: u64,
     executed_ns: u64,
     handover: Option<u64>,
+    planned: bool,
     heard_ns: u64,
     beat_ns: u64,
     retry_ns: u64,
@@ -129,6 +132,7 @@ impl Backup {
             received: 0,
             executed_ns: 0,
             handover: None,
+            planned: false,
             heard_ns: 0,
             beat_ns: 0,
             retry_ns: 0,
@@ -300,6 +304,7 @@ impl Backup {
 
     fn hand_over_if_complete(&mut self, now_ns: u64, actions: &mut Vec<BackupAction>) {
         if self.handover.is_some_and(|end| self.received >= end) && self.state == BackupState::Armed {
+            self.planned = true;
             self.decide("a planned switch".into(), now_ns, actions);
         }
     }
@@ -373,7 +378,8 @@ impl Backup {
             Answer::Won => {
                 self.state = BackupState::Live;
                 self.send(Message::TookOver, actions);
-                actions.push(BackupAction::GoLive { epoch: self.epoch() + 1, reason: self.reason.clone() });
+                let (reason, planned) = (self.reason.clone(), self.planned);
+                actions.push(BackupAction::GoLive { epoch: self.epoch() + 1, reason, planned });
             }
             Answer::Lost => {
                 self.stop(format!("{}; the primary has won the epoch and goes on", self.reason), actions);

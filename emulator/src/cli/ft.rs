@@ -12,9 +12,34 @@ use virtft_ft::Timing;
 use virtft_ft::timing::MS;
 
 const EXAMPLE: &str = "--ft peer=tls://hostb:7788,arbiter=dir:/shared/ft";
-const KNOWN: &str = "peer, spares, arbiter, disks, timeout, lag, on-backup-lost, pki, force-disks";
+const KNOWN: &str =
+    "peer, spares, arbiter, disks, fence, fence-options, timeout, lag, on-backup-lost, pki, force-disks";
 /// Detection timeouts that make sense, in milliseconds.
 const TIMEOUTS: std::ops::RangeInclusive<u64> = 100..=60_000;
+
+/// Where a VM's disks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DiskPolicy {
+    /// Each side has its own copy.
+    #[default]
+    Replicated,
+    /// Both sides reach the same images; the backup leaves them alone.
+    Shared,
+}
+
+/// What a backup does before it touches shared disks, so that nothing which its primary still has to write comes later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FenceOption {
+    /// Nothing: only the lock on the images, where their file system has one, keeps the primary's writes away.
+    None,
+    /// A program with the interface of fence-agents is run until it succeeds.
+    Exec {
+        /// The program.
+        agent: PathBuf,
+        /// Lines of `name=value` that it reads from its standard input.
+        options: Option<PathBuf>,
+    },
+}
 
 /// Value of `--ft`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +56,10 @@ pub struct FtOption {
     pub lag_ms: u64,
     /// The machine stands still when its backup is lost.
     pub pause_alone: bool,
+    /// Where the disks are.
+    pub disks: DiskPolicy,
+    /// How a primary is kept from shared disks.
+    pub fence: FenceOption,
     /// Folder with the certificates, when they are not where libvirt has them.
     pub pki: Option<PathBuf>,
     /// Disk copies are used although they may be outdated.
@@ -82,21 +111,57 @@ impl FromStr for FtOption {
                     });
                 }
             },
+            disks: take_disk_policy(&mut values)?,
+            fence: take_fence(&mut values)?.unwrap_or(FenceOption::None),
             pki: values.take("pki").map(Into::into),
             force_disks: values.take_flag("force-disks")?.unwrap_or(false),
         };
-        match values.take("disks").as_deref() {
-            None | Some("replicated") => {}
-            Some(other) => {
-                return Err(OptionError::BadValue {
-                    what: "disk policy",
-                    value: other.into(),
-                    hint: "write replicated: each side has its own copy; shared disks are not supported yet",
-                });
-            }
-        }
         values.finish(KNOWN)?;
         Ok(option)
+    }
+}
+
+fn take_disk_policy(values: &mut KeyValues) -> Result<DiskPolicy, OptionError> {
+    let policy = match values.take("disks").as_deref() {
+        None | Some("replicated") => DiskPolicy::Replicated,
+        Some("shared") => DiskPolicy::Shared,
+        Some(other) => {
+            return Err(OptionError::BadValue {
+                what: "disk policy",
+                value: other.into(),
+                hint: "write replicated: each side has its own copy; or shared: both reach the same images",
+            });
+        }
+    };
+    match (policy, values.has("fence")) {
+        (DiskPolicy::Shared, false) => Err(OptionError::Missing {
+            key: "fence",
+            example: "--ft disks=shared,fence=exec:/usr/sbin/fence_ipmilan,fence-options=FILE,... (or fence=none, when the images' file \
+                      system has locks that outlive no host)",
+        }),
+        (DiskPolicy::Replicated, true) => Err(OptionError::Conflict(
+            "fence= is for disks=shared: a primary cannot reach the copies of its backup".into(),
+        )),
+        _ => Ok(policy),
+    }
+}
+
+fn take_fence(values: &mut KeyValues) -> Result<Option<FenceOption>, OptionError> {
+    let options: Option<PathBuf> = values.take("fence-options").map(Into::into);
+    let Some(text) = values.take("fence") else {
+        return match options {
+            None => Ok(None),
+            Some(_) => Err(OptionError::Conflict("fence-options= is for fence=exec:PROGRAM; name the program".into())),
+        };
+    };
+    match text.strip_prefix("exec:") {
+        Some(agent) if agent.starts_with('/') => Ok(Some(FenceOption::Exec { agent: agent.into(), options })),
+        None if text == "none" && options.is_none() => Ok(Some(FenceOption::None)),
+        _ => Err(OptionError::BadValue {
+            what: "fence",
+            value: text,
+            hint: "write exec:/PATH, a program with the interface of fence-agents, or none, without fence-options",
+        }),
     }
 }
 
@@ -107,9 +172,10 @@ pub struct FtArguments {
     #[arg(long, value_name = "NAME", help_heading = "Fault tolerance")]
     pub name: Option<String>,
 
-    /// Fault tolerance: arbiter=dir:/PATH[,peer=URL][,spares=URL+URL][,disks=replicated][,timeout=MS][,lag=MS]
+    /// Fault tolerance: arbiter=dir:/PATH[,peer=URL][,spares=URL+URL][,disks=replicated|shared][,fence=exec:PATH|none][,fence-options=FILE][,timeout=MS][,lag=MS]
     /// [,on-backup-lost=continue|pause][,pki=DIR][,force-disks]. The arbiter is a directory that both hosts reach; it decides who may
-    /// go on alone. A URL is tls://HOST:PORT, or tcp://HOST:PORT on the loopback interface. A peer that is silent for
+    /// go on alone. Shared disks are images that both hosts reach; 'fence' is the program (as fence-agents are) that keeps the other host from
+    /// them before a backup takes over. A URL is tls://HOST:PORT, or tcp://HOST:PORT on the loopback interface. A peer that is silent for
     /// 'timeout' is taken for dead
     #[arg(long, value_name = "OPTIONS", requires = "name", help_heading = "Fault tolerance")]
     pub ft: Option<FtOption>,
@@ -232,7 +298,12 @@ mod tests {
             ("arbiter=dir:x", "dir:/PATH"),
             ("arbiter=etcd:http://x", "dir:/PATH"),
             ("arbiter=dir:/x,timeout=5", "100 to 60000"),
-            ("arbiter=dir:/x,disks=shared", "not supported yet"),
+            ("arbiter=dir:/x,disks=mirrored", "shared"),
+            ("arbiter=dir:/x,disks=shared", "fence"),
+            ("arbiter=dir:/x,fence=none", "disks=shared"),
+            ("arbiter=dir:/x,disks=shared,fence=exec:agent", "exec:/PATH"),
+            ("arbiter=dir:/x,disks=shared,fence=none,fence-options=/f", "without fence-options"),
+            ("arbiter=dir:/x,fence-options=/f", "name the program"),
             ("arbiter=dir:/x,colour=red", "colour"),
             ("arbiter=dir:/x,on-backup-lost=panic", "continue or pause"),
         ] {

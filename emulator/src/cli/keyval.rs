@@ -80,6 +80,12 @@ impl KeyValues {
         self.pairs.remove(index).1
     }
 
+    /// Whether a key is there and nobody took it.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.pairs.iter().any(|(k, _)| k == key)
+    }
+
     /// Removes a bare word, such as `server`; also accepts `server=on` and `server=off`.
     ///
     /// # Errors

@@ -17,7 +17,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use control::{ControlArguments, Operation};
 pub use devices::{CharOption, DebugConOption, DiskOption, ImageFormat, MacAddress, NetKind, NetLike, NetOption};
-pub use ft::{BackupArguments, FtArguments, FtOption, ProtectArguments, SocketArguments, StatusArguments};
+pub use ft::{
+    BackupArguments, DiskPolicy, FenceOption, FtArguments, FtOption, ProtectArguments, SocketArguments, StatusArguments,
+};
 pub use keyval::{OptionError, parse_count, parse_size};
 pub use log::{
     BootFilesOption, DiskDataOption, InjectedFault, LogCommand, LogOptions, RecordArguments, ReplayArguments, Speed,

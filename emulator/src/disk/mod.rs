@@ -21,6 +21,9 @@ use crate::cli::DiskOption;
 use crate::seccomp::Confinement;
 use crate::threads::{self, ThreadClass};
 
+/// Most requests that one flush serves.
+const BATCH: usize = 64;
+
 /// What the machine's configuration needs to know of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskFacts {
@@ -50,6 +53,16 @@ impl Disk {
         let id = option.id.clone().unwrap_or_else(|| format!("disk{index}"));
         let facts = DiskFacts { size: image.size(), readonly: option.readonly, id: id.clone() };
         Ok(Self { facts, executor: Executor::new(image, id) })
+    }
+
+    /// Facts of a disk that is not opened here now: another host uses it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but for locks.
+    pub fn look_at(option: &DiskOption, index: usize) -> Result<DiskFacts, DiskError> {
+        let image = open::look_at_image(option)?;
+        let id = option.id.clone().unwrap_or_else(|| format!("disk{index}"));
+        Ok(DiskFacts { size: image.size(), readonly: option.readonly, id })
     }
 
     /// XXH3-128 of the whole content.
@@ -86,8 +99,8 @@ impl Disk {
         let counters = executor.counters();
         let name = format!("disk-{}", self.facts.id);
         let thread = threads::spawn(&name, ThreadClass::Disk, confinement, move || {
-            for (request, operation) in receiver {
-                complete(executor.execute(request, operation));
+            while let Ok(first) = receiver.recv() {
+                executor.execute_all(std::iter::once(first).chain(receiver.try_iter()).take(BATCH), &complete);
             }
         })
         .map_err(DiskError::Thread)?;
@@ -108,6 +121,11 @@ impl DiskHandle {
     #[must_use]
     pub fn counters(&self) -> [(&'static str, u64); 8] {
         self.counters.read()
+    }
+
+    /// See [`DiskCounters::set_durable`].
+    pub fn set_durable(&self, durable: bool) {
+        self.counters.set_durable(durable);
     }
 
     /// Queues a request. Returns false when the disk's thread has died.

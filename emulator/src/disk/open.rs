@@ -38,7 +38,20 @@ struct Layer {
 /// # Errors
 /// See [`DiskError`]; nothing was changed then.
 pub fn open_image(option: &DiskOption) -> Result<Image, DiskError> {
-    let chain = open_chain(option)?;
+    open_layers(option, open_chain(option, true)?)
+}
+
+/// Opens the image of `option` to be looked at, while another host may be writing it: no lock is taken, and nothing may be read from it but
+/// its size.
+///
+/// # Errors
+/// See [`DiskError`].
+pub fn look_at_image(option: &DiskOption) -> Result<Image, DiskError> {
+    let option = DiskOption { readonly: true, ..option.clone() };
+    open_layers(&option, open_chain(&option, false)?)
+}
+
+fn open_layers(option: &DiskOption, chain: Vec<Layer>) -> Result<Image, DiskError> {
     let mut below: Option<Image> = None;
     for (depth, layer) in chain.into_iter().enumerate().rev() {
         let writable = depth == 0 && !option.readonly;
@@ -51,7 +64,7 @@ pub fn open_image(option: &DiskOption) -> Result<Image, DiskError> {
     }
 }
 
-fn open_chain(option: &DiskOption) -> Result<Vec<Layer>, DiskError> {
+fn open_chain(option: &DiskOption, with_locks: bool) -> Result<Vec<Layer>, DiskError> {
     let mut chain: Vec<Layer> = Vec::new();
     let mut seen: Vec<(u64, u64)> = Vec::new();
     let access = if option.readonly { Access::Read } else { Access::Write };
@@ -66,7 +79,9 @@ fn open_chain(option: &DiskOption) -> Result<Vec<Layer>, DiskError> {
             return Err(DiskError::Loop { path: option.file.clone(), backing: path });
         }
         seen.push(identity);
-        lock(&path, &file, if chain.is_empty() { access } else { Access::Read })?;
+        if with_locks {
+            lock(&path, &file, if chain.is_empty() { access } else { Access::Read })?;
+        }
         let layer = check_layer(path, file, given_format)?;
         next = open_backing(&layer)?;
         chain.push(layer);

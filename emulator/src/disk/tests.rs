@@ -218,3 +218,30 @@ fn a_given_raw_format_is_never_probed_into() {
     let given = DiskOption { file: path, id: None, format: Some(ImageFormat::Raw), readonly: true };
     assert_eq!(Disk::open(&given, 0).unwrap().facts.size, length);
 }
+
+#[test]
+fn durable_changes_of_qcow2_are_in_the_file_when_they_are_completed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    qemu_img(folder.path(), &["create", "-q", "-f", "qcow2", "disk.qcow2", "1M"]);
+    let mut executor = open(&path).unwrap();
+    executor.counters().set_durable(true);
+    let write =
+        |number: u64| (RequestId(number), BlockOperation::Write { offset: number * 4096, data: pattern(4096, 3) });
+    let read = (RequestId(9), BlockOperation::Read { offset: 4096, length: 4096 });
+    let order = std::cell::RefCell::new(Vec::new());
+    executor.execute_all([read.clone(), write(1), read, write(2)].into_iter(), |completion| {
+        assert_eq!(completion.status, BlockStatus::Ok);
+        // The first read waits for nothing; before anything else is completed, whoever opens the file finds the writes in it, metadata and all.
+        if !order.borrow().is_empty() {
+            let copy = folder.path().join("copy.qcow2");
+            std::fs::copy(&path, &copy).unwrap();
+            let found = perform(&mut open(&copy).unwrap(), BlockOperation::Read { offset: 4096, length: 8192 });
+            assert_eq!(found, [pattern(4096, 3), pattern(4096, 3)].concat());
+        }
+        order.borrow_mut().push(completion.request.0);
+    });
+    assert_eq!(order.into_inner(), [9, 1, 9, 2]);
+    // A disk of another host is looked at although it is locked.
+    assert_eq!(Disk::look_at(&option(path), 0).unwrap().size, 1 << 20);
+}

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use virtft_machine::io::{BlockOperation, BlockStatus, RequestId};
@@ -26,7 +26,7 @@ pub struct Completion {
     pub data: Vec<u8>,
 }
 
-/// What a disk has done on this host since it was opened.
+/// What a disk has done on this host since it was opened, and how it does it.
 #[derive(Debug, Default)]
 pub struct DiskCounters {
     reads: AtomicU64,
@@ -37,6 +37,8 @@ pub struct DiskCounters {
     discards: AtomicU64,
     failures: AtomicU64,
     busy_ns: AtomicU64,
+    /// Whether a change is durable before it is completed.
+    durable: AtomicBool,
 }
 
 impl DiskCounters {
@@ -51,6 +53,12 @@ impl DiskCounters {
         if let Some((total, bytes)) = bytes {
             total.fetch_add(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// From now on a change is on the medium, with the image's metadata, before it is completed; or not. What was completed before is only
+    /// after a flush.
+    pub fn set_durable(&self, durable: bool) {
+        self.durable.store(durable, Ordering::Release);
     }
 
     /// The counters by name.
@@ -101,6 +109,36 @@ impl Executor {
         match result {
             Ok(data) => Completion { request, status: BlockStatus::Ok, data },
             Err(error) => Completion { request, status: self.note_failure(&error), data: Vec::new() },
+        }
+    }
+
+    /// Does operations in their order. Where changes must be durable, one flush serves all of them, and nothing behind the first change is
+    /// completed before it.
+    pub fn execute_all(
+        &mut self,
+        operations: impl Iterator<Item = (RequestId, BlockOperation)>,
+        complete: impl Fn(Completion),
+    ) {
+        let durable = self.counters.durable.load(Ordering::Acquire);
+        let mut waiting = Vec::new();
+        for (request, operation) in operations {
+            let reads = matches!(operation, BlockOperation::Read { .. });
+            let completion = self.execute(request, operation);
+            if durable && !(reads && waiting.is_empty()) {
+                waiting.push((reads, completion));
+            } else {
+                complete(completion);
+            }
+        }
+        if waiting.is_empty() {
+            return;
+        }
+        let failure = self.flush().err().map(|error| self.note_failure(&error));
+        for (reads, mut completion) in waiting {
+            if let Some(status) = failure.filter(|_| !reads && completion.status == BlockStatus::Ok) {
+                completion.status = status;
+            }
+            complete(completion);
         }
     }
 

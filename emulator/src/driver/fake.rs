@@ -230,6 +230,10 @@ impl Guest for FakeGuest {
 
     fn release_frames(&mut self, _frames: &[u64]) {}
 
+    fn requests_in_flight(&self) -> usize {
+        usize::try_from(self.state.requests - self.state.completions).unwrap()
+    }
+
     fn counters(&self) -> Vec<(String, u64)> {
         vec![("completions".to_owned(), self.state.completions)]
     }

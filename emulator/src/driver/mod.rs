@@ -91,6 +91,9 @@ pub trait Guest: Send {
     /// Gives the host memory under these guest page frames back.
     fn release_frames(&mut self, frames: &[u64]);
 
+    /// Disk requests that were emitted and not completed.
+    fn requests_in_flight(&self) -> usize;
+
     /// Events counted by the machine's devices, by name.
     fn counters(&self) -> Vec<(String, u64)>;
 

@@ -36,8 +36,6 @@ pub struct RealDriver<'a> {
     milestones: &'a mut Milestones,
     pacer: Pacer,
     origin: Instant,
-    /// Block requests handed out and not yet completed.
-    in_flight: u64,
     /// Host time of the next fresh entropy.
     reseed_at: u64,
     /// An operator wants the machine to stand still.
@@ -73,7 +71,6 @@ impl<'a> RealDriver<'a> {
             milestones,
             pacer,
             origin: Instant::now(),
-            in_flight: 0,
             reseed_at: RESEED_NS,
             paused: false,
             end: None,
@@ -209,9 +206,6 @@ impl<'a> RealDriver<'a> {
             if let Input::NetReceive { packet, .. } = &input {
                 frame_bytes += packet.len();
             }
-            if matches!(input, Input::BlockCompletion { .. }) {
-                self.in_flight = self.in_flight.saturating_sub(1);
-            }
             self.guest.deliver(input);
         }
     }
@@ -220,12 +214,7 @@ impl<'a> RealDriver<'a> {
         for (_, output) in self.guest.take_outputs() {
             match output {
                 Output::BalloonInflate { frames } => self.guest.release_frames(&frames),
-                output => {
-                    if matches!(output, Output::Block { .. }) {
-                        self.in_flight += 1;
-                    }
-                    self.sink.send(output)?;
-                }
+                output => self.sink.send(output)?,
             }
         }
         Ok(())
@@ -268,7 +257,7 @@ impl<'a> RealDriver<'a> {
             let stop = self.guest.run(self.guest.count());
             self.send_outputs()?;
             self.end = RunEnd::of(&stop);
-            if self.in_flight == 0 || self.end.is_some() {
+            if self.guest.requests_in_flight() == 0 || self.end.is_some() {
                 return Ok(());
             }
             if !self.queue.wait(Some(deadline)) || self.queue.stop_requested().is_some() {

@@ -8,14 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use virtft_machine::Machine;
-use virtft_machine::io::{DeviceIndex, InstructionCount, Output};
+use virtft_machine::io::{BlockOperation, DeviceIndex, InstructionCount, Output};
 use virtft_replay::LogHeader;
+use virtft_replay::header::DiskData;
 
 use super::disks::ReplicaDisks;
 use super::engine::{BackupLink, EngineHandle, Verdict};
+use super::fence::Fence;
 use super::setup::{Fittings, Setup};
+use super::shared::SharedDisks;
 use super::{ProtectedGuest, SharedBackends};
-use crate::cli::{BackupArguments, ClockMode, RunArguments};
+use crate::cli::{BackupArguments, ClockMode, DiskPolicy, RunArguments};
 use crate::disk::DiskFacts;
 use crate::driver::{Milestones, RunEnd, snapshot};
 use crate::entropy;
@@ -47,6 +50,8 @@ struct Replica {
     engine: EngineHandle,
     post_mortem: Option<PathBuf>,
     memory_bytes: Arc<AtomicU64>,
+    /// Where the disks are shared with the primary.
+    shared: Option<SharedDisks>,
     fault: Option<u64>,
 }
 
@@ -57,9 +62,7 @@ struct Replica {
 pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
     let mut ft = arguments.ft.clone();
     ft.listen_tls = arguments.listen.tls;
-    if ft.ft.is_none() {
-        return Err("--ft is missing: name at least an arbiter".into());
-    }
+    let option = ft.ft.clone().ok_or("--ft is missing: name at least an arbiter")?;
     let setup = Setup::new(&ft)?;
     let post_mortem = ft.post_mortem.clone();
     if let Some(folder) = post_mortem.as_ref().filter(|folder| !folder.is_dir()) {
@@ -71,7 +74,15 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
     let signals = Signals::block().map_err(|error| error.to_string())?;
     let confinement = if arguments.no_seccomp { Ok(Confinement::disabled()) } else { Confinement::new() };
     let confinement = confinement.map_err(|error| error.to_string())?;
-    let mut host = Host::open(&devices).map_err(|error| error.to_string())?;
+    let fence = Fence::start(&option.fence, ft.name.as_deref().unwrap_or_default())?;
+    let (host, shared_facts) = match option.disks {
+        DiskPolicy::Replicated => (Host::open(&devices), None),
+        DiskPolicy::Shared => {
+            let facts = Host::look_at_disks(&devices).map_err(|error| error.to_string())?;
+            (Host::open_without_disks(&devices), Some(facts))
+        }
+    };
+    let mut host = host.map_err(|error| error.to_string())?;
     let listener = TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|error| format!("--listen {}: {error}; is another backup running?", arguments.listen))?;
@@ -79,7 +90,7 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
     signals.start(&confinement, Arc::clone(&queue)).map_err(|error| error.to_string())?;
     let link = Arc::new(BackupLink::default());
     let backends = SharedBackends::default();
-    let facts = host.disk_facts();
+    let facts = shared_facts.clone().unwrap_or_else(|| host.disk_facts());
     let fittings = Fittings {
         queue: Arc::clone(&queue),
         backends: backends.clone(),
@@ -91,7 +102,7 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
     };
     let (copies, guest_link) = (Arc::clone(&setup.copies), Arc::clone(&setup.link));
     let memory_bytes = Arc::clone(&setup.memory_bytes);
-    let disks = ReplicaDisks::new(host.take_disks());
+    let disks = shared_facts.is_none().then(|| ReplicaDisks::new(host.take_disks()));
     let engine = setup.start_backup(fittings, listener, Arc::clone(&link))?;
     let replica = Replica {
         host,
@@ -105,6 +116,7 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
         engine,
         post_mortem,
         memory_bytes,
+        shared: shared_facts.is_some().then(|| SharedDisks { devices: devices.clone(), fence }),
         fault: arguments.inject_fault,
     };
     replica.follow(disks)
@@ -112,7 +124,7 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
 
 impl Replica {
     /// Replays what comes, to its end.
-    fn follow(self, disks: ReplicaDisks) -> Result<RunEnd, String> {
+    fn follow(self, disks: Option<ReplicaDisks>) -> Result<RunEnd, String> {
         let stopper = self.stop_when_asked();
         let source = LogSource::Growing(Arc::clone(&self.link.log));
         let session = Session::follow(source, disks, |header| self.check(header));
@@ -121,7 +133,7 @@ impl Replica {
         match end {
             Ok((_, SessionStop::Ended(_))) => Ok(self.over(ExitStatus::Clean, "the guest of the primary has ended")),
             Ok((session, _)) => match self.link.verdict(VERDICT_LIMIT) {
-                Some(Verdict::Live(reason)) => self.go_live(session, &reason),
+                Some(Verdict::Live { reason, planned }) => self.go_live(session, &reason, planned),
                 Some(Verdict::Stop(reason)) => Ok(self.over(ExitStatus::RunsElsewhere, &reason)),
                 None => Ok(self.over(ExitStatus::Internal, "the log ended without a verdict")),
             },
@@ -140,7 +152,9 @@ impl Replica {
             let until = InstructionCount(session.machine.count().0.saturating_add(SLICE));
             let stop = session.run(until, &mut |_, output| match output {
                 Output::NetTransmit { .. } | Output::CharTransmit { .. } => self.link.emitted(output),
-                Output::Block { .. } | Output::BalloonInflate { .. } => {}
+                // Only a shared disk's come here. A read changes nothing, so nobody waited for it.
+                Output::Block { operation: BlockOperation::Read { .. }, .. } | Output::BalloonInflate { .. } => {}
+                Output::Block { .. } => self.link.emitted(output),
             })?;
             if stop != SessionStop::Limit {
                 return Ok(stop);
@@ -150,6 +164,14 @@ impl Replica {
 
     /// Whether the primary's machine fits the devices given here.
     fn check(&self, header: &LogHeader) -> Result<(), String> {
+        let theirs_shared = header.disk_data == DiskData::InLog;
+        if theirs_shared != self.shared.is_some() {
+            let says = |shared| if shared { "shared" } else { "replicated" };
+            let (theirs, ours) = (says(theirs_shared), says(self.shared.is_some()));
+            return Err(format!(
+                "the primary has disks={theirs}, this backup was given disks={ours}; give both the same"
+            ));
+        }
         let nets = self.host.net_facts();
         if header.disks.len() != self.facts.len() || header.nets.len() != nets.len() {
             return Err(format!(
@@ -172,10 +194,13 @@ impl Replica {
     }
 
     /// The machine runs here from now on.
-    fn go_live(self, session: Session, reason: &str) -> Result<RunEnd, String> {
+    fn go_live(self, session: Session, reason: &str, planned: bool) -> Result<RunEnd, String> {
         let guest_ns = session.machine.now_ns();
         let passed = u64::try_from(self.link.log.filled_at().elapsed().as_nanos()).unwrap_or(0);
-        let Some((machine, disks)) = session.into_replica() else { return Err("the disks are gone".into()) };
+        let (machine, mut disks) = session.into_replica();
+        if let Some(shared) = &self.shared {
+            disks = shared.take_over(planned, &self.guest_link, &self.queue)?;
+        }
         let Self { mut host, link, queue, backends, confinement, copies, guest_link, engine, memory_bytes, .. } = self;
         memory_bytes.store(machine.config().memory_bytes, Ordering::Relaxed);
         host.put_disks(disks);

@@ -29,6 +29,8 @@ pub struct DiskCopy {
     wanted: BTreeSet<Piece>,
     /// Being read.
     reading: BTreeSet<Piece>,
+    /// Disks whose last flush is waited for.
+    flushing: BTreeSet<u8>,
     total: usize,
 }
 
@@ -44,7 +46,20 @@ impl DiskCopy {
             total: wanted.len(),
             wanted,
             reading: BTreeSet::new(),
+            flushing: BTreeSet::new(),
         }
+    }
+
+    /// Nothing of disks that are shared, of which nothing [`written`](Self::written) is told either; but what was completed on them before must be brought to the medium, by a request of number
+    /// [`COPY_BIT`] for each.
+    #[must_use]
+    pub fn flush_of(disks: &[DiskFacts]) -> Self {
+        Self { flushing: (0..).zip(disks).map(|(disk, _)| disk).collect(), ..Self::default() }
+    }
+
+    /// A request of the copy is done; whether it was a flush.
+    pub fn flushed(&mut self, disk: u8) -> bool {
+        self.flushing.remove(&disk)
     }
 
     /// The machine wrote here.
@@ -78,13 +93,13 @@ impl DiskCopy {
     /// Whether so little is left that the machine may be stopped for it.
     #[must_use]
     pub fn nearly_done(&self) -> bool {
-        self.wanted.len() + self.reading.len() <= FEW
+        self.wanted.len() + self.reading.len() <= FEW && self.flushing.is_empty()
     }
 
     /// Whether nothing is left.
     #[must_use]
     pub fn done(&self) -> bool {
-        self.wanted.is_empty() && self.reading.is_empty()
+        self.wanted.is_empty() && self.reading.is_empty() && self.flushing.is_empty()
     }
 
     /// Pieces that are left, and all there were at first.
@@ -100,6 +115,14 @@ mod tests {
 
     fn disk(size: u64, readonly: bool) -> DiskFacts {
         DiskFacts { size, readonly, id: "disk".into() }
+    }
+
+    #[test]
+    fn shared_disks_are_flushed_and_not_copied() {
+        let mut copy = DiskCopy::flush_of(&[disk(PIECE, false), disk(PIECE, true)]);
+        assert_eq!((copy.next_read(), copy.done(), copy.nearly_done()), (None, false, false));
+        assert!(copy.flushed(0) && !copy.flushed(0) && !copy.done());
+        assert!(copy.flushed(1) && copy.done() && copy.nearly_done());
     }
 
     #[test]

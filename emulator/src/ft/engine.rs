@@ -24,7 +24,7 @@ use super::link::{Item, Link, Order};
 use super::transport::{Security, Transport};
 use super::url::PeerUrl;
 use super::{SharedBackends, announce};
-use crate::cli::FtOption;
+use crate::cli::{DiskPolicy, FtOption};
 use crate::control::{Command, Place, Request, SharedStatus, Status};
 use crate::disk::{Completion, DiskFacts};
 use crate::queue::InputQueue;
@@ -57,6 +57,8 @@ pub struct Protection {
     pub pause_alone: bool,
     /// Times of the protocol.
     pub timing: Timing,
+    /// Where the disks are.
+    pub disks: DiskPolicy,
 }
 
 impl Protection {
@@ -67,6 +69,7 @@ impl Protection {
             spares: option.peer.iter().chain(&option.spares).cloned().collect(),
             pause_alone: option.pause_alone,
             timing: option.timing(),
+            disks: option.disks,
         }
     }
 }
@@ -485,6 +488,11 @@ impl Engine {
     fn announce(&mut self) {
         let Some((next, until)) = self.announce_until else { return };
         let now = Instant::now();
+        if self.parts.backends.with(|_| ()).is_none() {
+            // Something is in the machine's way yet: whoever forwards frames hears of it when it runs.
+            self.announce_until = Some((now, now + ANNOUNCE_FOR));
+            return;
+        }
         if now < next {
             return;
         }
@@ -583,8 +591,12 @@ impl Engine {
             status.log_bytes_per_s = rate.unwrap_or(status.log_bytes_per_s);
             match &self.role {
                 Role::Alone => {
-                    let state = if self.held_alone { "standing still without a backup" } else { "running" };
-                    (status.role, status.state) = ("unprotected".into(), state.into());
+                    let state = match self.parts.link.obstacle() {
+                        Some(obstacle) => obstacle,
+                        None if self.held_alone => "standing still without a backup".into(),
+                        None => "running".into(),
+                    };
+                    (status.role, status.state) = ("unprotected".into(), state);
                 }
                 Role::Stopped => (status.role, status.state) = ("unprotected".into(), "stopped".into()),
                 Role::Primary(role) => role.show(status),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::arbiter::Directory;
+use crate::cli::DiskPolicy;
 
 /// What a copy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,15 @@ impl Marks {
     #[must_use]
     pub fn of(images: Vec<PathBuf>) -> Self {
         Self { images }
+    }
+
+    /// Marks for these images under a policy: there is only one copy of a shared image, which the lock on it guards.
+    #[must_use]
+    pub fn under(policy: DiskPolicy, images: Vec<PathBuf>) -> Self {
+        match policy {
+            DiskPolicy::Replicated => Self::of(images),
+            DiskPolicy::Shared => Self::default(),
+        }
     }
 
     /// Checks that every image is the newest copy that the arbiter knows of.

@@ -15,6 +15,7 @@ use virtft_replay::snapshot::Precopy;
 use virtft_replay::{EndReason, Recorder};
 
 use super::link::{Item, Link, Order};
+use crate::cli::DiskPolicy;
 use crate::driver::{DigestScope, DriverError, Guest, Perturbation, Stop};
 use crate::guest::MachineGuest;
 use crate::recording::carried_files;
@@ -53,6 +54,19 @@ pub struct ProtectedGuest {
     ran: Instant,
     /// The machine is to stand still.
     paused: bool,
+    /// Where the disks are, of the present or the last protection.
+    disks: DiskPolicy,
+}
+
+/// Whether the world outside sees an output. What changes a shared disk is seen by whoever takes over.
+fn leaves(output: &Output, disks: DiskPolicy) -> bool {
+    match output {
+        Output::NetTransmit { .. } | Output::CharTransmit { .. } => true,
+        Output::Block { operation, .. } => {
+            disks == DiskPolicy::Shared && !matches!(operation, BlockOperation::Read { .. })
+        }
+        Output::BalloonInflate { .. } => false,
+    }
 }
 
 impl ProtectedGuest {
@@ -60,7 +74,16 @@ impl ProtectedGuest {
     #[must_use]
     pub fn new(inner: MachineGuest, link: Arc<Link>) -> Self {
         let now = Instant::now();
-        Self { inner, link, mode: Mode::Plain, outputs: Vec::new(), flushed: now, ran: now, paused: false }
+        Self {
+            inner,
+            link,
+            mode: Mode::Plain,
+            outputs: Vec::new(),
+            flushed: now,
+            ran: now,
+            paused: false,
+            disks: DiskPolicy::default(),
+        }
     }
 
     /// Carries out what the ft thread ordered. A stop when the machine must end.
@@ -68,8 +91,9 @@ impl ProtectedGuest {
         let mut order = self.link.next_order();
         while let Some(now) = order {
             match now {
-                Order::Protect => {
+                Order::Protect(disks) => {
                     self.paused = false;
+                    self.disks = disks;
                     self.begin();
                 }
                 Order::Abandon => self.mode = Mode::Plain,
@@ -90,7 +114,10 @@ impl ProtectedGuest {
     /// The log's beginning, and the first round.
     fn begin(&mut self) {
         let machine = self.inner.machine();
-        let disk_data = DiskData::OwnCopies(Vec::new());
+        let disk_data = match self.disks {
+            DiskPolicy::Replicated => DiskData::OwnCopies(Vec::new()),
+            DiskPolicy::Shared => DiskData::InLog,
+        };
         let header = LogHeader::new(machine, StartState::Snapshot, disk_data, BootFiles::InLog);
         self.link.push(Item::Begin([LOG_MAGIC.as_slice(), &FORMAT_VERSION.to_le_bytes()].concat()));
         for frame in Recorder::opening(&header, &carried_files(machine, BootFiles::InLog)) {
@@ -127,12 +154,13 @@ impl ProtectedGuest {
                     return None;
                 }
                 Order::Stop(reason, wished) => return Some(Stop::Elsewhere(reason, wished)),
-                Order::Protect | Order::Pause | Order::Resume => {}
+                Order::Protect(_) | Order::Pause | Order::Resume => {}
             }
         }
         let Mode::Transfer(precopy) = std::mem::replace(&mut self.mode, Mode::Plain) else { return None };
         let machine = self.inner.machine_mut();
-        let options = RecorderOptions { disk_data_in_log: false, ..RecorderOptions::default() };
+        let options =
+            RecorderOptions { disk_data_in_log: self.disks == DiskPolicy::Shared, ..RecorderOptions::default() };
         let mut recorder = Recorder::new(options, machine.count());
         let outputs = recorder.output_digest();
         precopy.finish(machine, outputs, &mut |part| self.link.push(Item::Frame(Recorder::part_frame(&part))));
@@ -156,7 +184,8 @@ impl ProtectedGuest {
     /// After the machine was stopped: outputs, digests, frames.
     fn note_stop(&mut self) {
         let outputs = self.inner.take_outputs();
-        let leaves = |output: &Output| matches!(output, Output::NetTransmit { .. } | Output::CharTransmit { .. });
+        let disks = self.disks;
+        let leaves = |output: &Output| leaves(output, disks);
         if let Mode::Recording(recorder) = &mut self.mode {
             recorder.outputs(self.inner.count(), outputs.iter().map(|(_, output)| output));
             recorder.reached(self.inner.machine_mut());
@@ -179,6 +208,9 @@ impl ProtectedGuest {
 
     /// While disks are copied, what is written meanwhile must be copied again.
     fn note_written(&self, output: &Output) {
+        if self.disks == DiskPolicy::Shared {
+            return;
+        }
         let (Mode::Transfer(_), Output::Block { device, operation, .. }) = (&self.mode, output) else { return };
         let (offset, length) = match operation {
             BlockOperation::Write { offset, data } => (*offset, data.len() as u64),
@@ -272,6 +304,10 @@ impl Guest for ProtectedGuest {
 
     fn release_frames(&mut self, frames: &[u64]) {
         self.inner.release_frames(frames);
+    }
+
+    fn requests_in_flight(&self) -> usize {
+        self.inner.requests_in_flight()
     }
 
     fn counters(&self) -> Vec<(String, u64)> {

@@ -10,6 +10,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use virtft_machine::io::Output;
 use virtft_replay::frame::Frame;
 
+use crate::cli::DiskPolicy;
+
 /// Payload bytes that may wait for the ft thread, or be unacknowledged: with more, the machine waits.
 pub const LOG_LIMIT: usize = 64 << 20;
 
@@ -37,8 +39,8 @@ pub enum Item {
 /// What the ft thread wants of the vCPU thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Begin a log with the machine's state.
-    Protect,
+    /// Begin a log with the machine's state; where its disks are.
+    Protect(DiskPolicy),
     /// The log is not needed any more.
     Abandon,
     /// The disks are copied.
@@ -71,6 +73,8 @@ pub struct Link {
     ordered: AtomicBool,
     disks_ready: AtomicBool,
     throttle: AtomicU16,
+    /// Why a machine that could run here does not run yet.
+    obstacle: Mutex<Option<String>>,
     wake: EventFd,
 }
 
@@ -87,6 +91,7 @@ impl Link {
             ordered: AtomicBool::new(false),
             disks_ready: AtomicBool::new(false),
             throttle: AtomicU16::new(0),
+            obstacle: Mutex::default(),
             wake,
         })
     }
@@ -206,6 +211,18 @@ impl Link {
     /// Sets it.
     pub fn set_throttle(&self, throttle: u16) {
         self.throttle.store(throttle, Ordering::Relaxed);
+    }
+
+    /// Why a machine that could run here does not run yet.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<String> {
+        self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says why; `None` when nothing is in its way any more.
+    pub fn set_obstacle(&self, obstacle: Option<String>) {
+        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+        self.wake();
     }
 
     /// Wakes the ft thread.

@@ -19,6 +19,7 @@ mod backup;
 mod copy;
 mod disks;
 mod engine;
+mod fence;
 mod generation;
 mod growing;
 mod guest;
@@ -26,6 +27,7 @@ mod link;
 mod retained;
 
 mod setup;
+mod shared;
 mod transport;
 mod url;
 

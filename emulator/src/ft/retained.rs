@@ -12,7 +12,7 @@ const SCROLLBACK: usize = 64 << 10;
 /// Outputs by number, counted from the beginning of the log.
 #[derive(Debug, Default)]
 pub struct Retained {
-    outputs: VecDeque<Output>,
+    outputs: VecDeque<Kept>,
     /// Number of the first one kept.
     first: u64,
     /// Outputs below this number have left the primary.
@@ -20,6 +20,15 @@ pub struct Retained {
     bytes: usize,
     lost: u64,
     scrollback: BTreeMap<CharPort, VecDeque<u8>>,
+}
+
+/// An output that is kept.
+#[derive(Debug)]
+enum Kept {
+    /// To be emitted when this host takes over.
+    Output(Output),
+    /// A request to a shared disk: the machine itself says which of them are to be made again.
+    DiskRequest,
 }
 
 fn size(output: &Output) -> usize {
@@ -34,7 +43,10 @@ impl Retained {
     /// The replayed machine emitted its next output.
     pub fn add(&mut self, output: Output) {
         self.bytes += size(&output);
-        self.outputs.push_back(output);
+        self.outputs.push_back(match output {
+            Output::Block { .. } => Kept::DiskRequest,
+            output => Kept::Output(output),
+        });
         self.trim();
     }
 
@@ -48,15 +60,20 @@ impl Retained {
     pub fn take(&mut self) -> (Vec<Output>, u64) {
         self.bytes = 0;
         self.first += self.outputs.len() as u64;
-        (self.outputs.drain(..).collect(), std::mem::take(&mut self.lost))
+        let outputs = self.outputs.drain(..).filter_map(|kept| match kept {
+            Kept::Output(output) => Some(output),
+            Kept::DiskRequest => None,
+        });
+        (outputs.collect(), std::mem::take(&mut self.lost))
     }
 
     fn trim(&mut self) {
         while self.first < self.forgotten || self.bytes > LIMIT {
-            let Some(output) = self.outputs.pop_front() else { return };
-            self.lost += u64::from(self.first >= self.forgotten);
-            self.bytes -= size(&output);
+            let Some(kept) = self.outputs.pop_front() else { return };
             self.first += 1;
+            let Kept::Output(output) = kept else { continue };
+            self.lost += u64::from(self.first > self.forgotten);
+            self.bytes -= size(&output);
             if let Output::CharTransmit { port, data } = output {
                 let past = self.scrollback.entry(port).or_default();
                 past.extend(data);
@@ -93,6 +110,14 @@ mod tests {
         retained.forget(6);
         (4..8).for_each(|byte| retained.add(output(byte)));
         assert_eq!(retained.take(), (vec![output(6), output(7)], 0));
+        // A disk request has its number like any other.
+        retained.add(Output::Block {
+            device: virtft_machine::io::DeviceIndex(0),
+            request: virtft_machine::io::RequestId(1),
+            operation: virtft_machine::io::BlockOperation::Flush,
+        });
+        retained.add(output(9));
+        assert_eq!(retained.take(), (vec![output(9)], 0));
         let past = Output::CharTransmit { port: CharPort::Serial(0), data: vec![0, 1, 4, 5] };
         assert_eq!(retained.take_scrollback(), [past]);
     }

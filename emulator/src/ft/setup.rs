@@ -109,7 +109,7 @@ impl Setup {
     /// # Errors
     /// One line.
     pub fn start(self, fittings: Fittings) -> Result<EngineHandle, String> {
-        let marks = Marks::of(fittings.images.clone());
+        let marks = Marks::under(self.protection.disks, fittings.images.clone());
         let incarnation = match &self.founding {
             None => 0,
             Some(founding) => begin(&self.vm, &marks, &founding.directory, founding.force_disks)?,
@@ -154,6 +154,7 @@ impl Setup {
                 Some(Membership { option, arbiter, security })
             }
         };
+        let disks = self.protection.disks;
         Ok(EngineParts {
             vm: self.vm,
             incarnation,
@@ -165,7 +166,7 @@ impl Setup {
             token: self.token,
             disks: fittings.disks,
             macs: fittings.macs,
-            marks: Marks::of(fittings.images),
+            marks: Marks::under(disks, fittings.images),
             status,
             commands,
             copied: self.copied,

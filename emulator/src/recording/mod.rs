@@ -188,6 +188,10 @@ impl Guest for RecordingGuest {
         self.inner.release_frames(frames);
     }
 
+    fn requests_in_flight(&self) -> usize {
+        self.inner.requests_in_flight()
+    }
+
     fn counters(&self) -> Vec<(String, u64)> {
         self.inner.counters()
     }

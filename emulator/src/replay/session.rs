@@ -81,6 +81,8 @@ enum SessionDisks {
     Own(OwnDisks),
     /// The disks of a backup.
     Replica(ReplicaDisks),
+    /// The primary's own, which a backup leaves alone.
+    Shared,
 }
 
 impl SessionDisks {
@@ -88,6 +90,7 @@ impl SessionDisks {
         match self {
             Self::Own(disks) => disks.carry_out(output),
             Self::Replica(disks) => disks.carry_out(output),
+            Self::Shared => Ok(()),
         }
     }
 
@@ -95,12 +98,14 @@ impl SessionDisks {
         match self {
             Self::Own(disks) => disks.take(device, request),
             Self::Replica(disks) => disks.take(device, request),
+            // What was read is in the log.
+            Self::Shared => None,
         }
     }
 
     fn transferred(&mut self, part: &DiskPart) -> Result<(), String> {
         match self {
-            Self::Own(_) => Err("the log has parts of disks, which only a backup can take".into()),
+            Self::Own(_) | Self::Shared => Err("the log has parts of disks, which only a backup can take".into()),
             Self::Replica(disks) => disks.transferred(part),
         }
     }
@@ -151,18 +156,19 @@ impl Session {
         Self::begin(reader, files, SessionDisks::Own(disks), start)
     }
 
-    /// Follows a primary: takes its state, disks included, and stands where its log begins.
+    /// Follows a primary: takes its state, disks included unless they are shared, and stands where its log begins.
     ///
     /// # Errors
     /// When the log cannot be followed here. `check` looks at its header first.
     pub fn follow(
         source: LogSource,
-        disks: ReplicaDisks,
+        disks: Option<ReplicaDisks>,
         check: impl FnOnce(&LogHeader) -> Result<(), String>,
     ) -> Result<Self, SessionError> {
         let reader = LogReader::new(BufReader::with_capacity(64 << 10, source))?;
         check(reader.header()).map_err(SessionError::Files)?;
-        let mut session = Self::begin(reader, &SessionFiles::default(), SessionDisks::Replica(disks), Some(0))?;
+        let disks = disks.map_or(SessionDisks::Shared, SessionDisks::Replica);
+        let mut session = Self::begin(reader, &SessionFiles::default(), disks, Some(0))?;
         // The primary's completions of these come in the log.
         for output in session.machine.in_flight() {
             session.disks.carry_out(output).map_err(SessionError::Files)?;
@@ -170,12 +176,12 @@ impl Session {
         Ok(session)
     }
 
-    /// The machine and its disks, to go on without the log.
+    /// The machine and its disks, unless they are shared, to go on without the log.
     #[must_use]
-    pub fn into_replica(self) -> Option<(Machine, Vec<Disk>)> {
+    pub fn into_replica(self) -> (Machine, Vec<Disk>) {
         match self.disks {
-            SessionDisks::Own(_) => None,
-            SessionDisks::Replica(disks) => Some((self.machine, disks.into_disks())),
+            SessionDisks::Own(_) | SessionDisks::Shared => (self.machine, Vec::new()),
+            SessionDisks::Replica(disks) => (self.machine, disks.into_disks()),
         }
     }
 
@@ -235,7 +241,9 @@ impl Session {
                 Step::Outputs(outputs) => {
                     for output in outputs {
                         match output {
-                            Output::Block { .. } => self.disks.carry_out(output).map_err(SessionError::Files)?,
+                            Output::Block { .. } if !matches!(self.disks, SessionDisks::Shared) => {
+                                self.disks.carry_out(output).map_err(SessionError::Files)?
+                            }
                             output => emit(self.machine.count(), output),
                         }
                     }

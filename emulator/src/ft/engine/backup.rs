@@ -27,8 +27,13 @@ const REBUILT_ENTRIES: u64 = 3;
 /// What the ft thread decided about a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes live: why.
-    Live(String),
+    /// It goes live.
+    Live {
+        /// Why.
+        reason: String,
+        /// The primary wished it, and stands still.
+        planned: bool,
+    },
     /// It is thrown away: why.
     Stop(String),
 }
@@ -277,7 +282,7 @@ impl Engine {
                     self.note("the arbiter is asked who may go on alone");
                     self.ask(Question::TestAndSet(key));
                 }
-                BackupAction::GoLive { epoch, reason } => self.go_live(epoch, reason),
+                BackupAction::GoLive { epoch, reason, planned } => self.go_live(epoch, reason, planned),
                 BackupAction::Stop { reason } => {
                     role.link.decide(Verdict::Stop(reason.clone()));
                     self.flush();
@@ -302,9 +307,9 @@ impl Engine {
         self.mark(self.epoch, copy);
     }
 
-    fn go_live(&mut self, epoch: u64, reason: String) {
+    fn go_live(&mut self, epoch: u64, reason: String, planned: bool) {
         let Role::Backup(role) = &mut self.role else { return };
-        role.link.decide(Verdict::Live(reason.clone()));
+        role.link.decide(Verdict::Live { reason: reason.clone(), planned });
         self.role = Role::Alone;
         self.disconnected();
         self.epoch = epoch;

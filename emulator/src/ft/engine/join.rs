@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::super::arbiter::{ArbiterThread, Directory};
-use super::super::generation::Copy;
+use super::super::generation::{Copy, Marks};
 use super::super::transport::Security;
 use super::super::url::PeerUrl;
 use super::{Engine, Membership, Protection};
-use crate::cli::FtOption;
+use crate::cli::{DiskPolicy, FtOption};
 
 impl Engine {
     /// Before a backup is made at `peer`: the options that a client sent with its wish. A VM that has an arbiter keeps it.
@@ -23,6 +23,11 @@ impl Engine {
                     return Err("the VM has another arbiter; it keeps it for as long as it runs".into());
                 }
                 check_certificates(member.security.as_ref(), peer)?;
+                if self.parts.protection.disks != option.disks {
+                    return Err(
+                        "the VM's disks are marked for another policy; it keeps disks= for as long as it runs".into()
+                    );
+                }
                 self.parts.protection = Protection::of(&option);
                 Ok(())
             }
@@ -34,6 +39,9 @@ impl Engine {
         let needs_tls = peer.tls || option.spares.iter().any(|spare| spare.tls);
         let security = if needs_tls { Some(Security::load(option.pki.as_deref())?) } else { None };
         let directory = Directory::new(&option.arbiter, self.parts.token);
+        if option.disks == DiskPolicy::Shared {
+            self.parts.marks = Marks::default();
+        }
         self.parts.incarnation = begin(&self.parts.vm, &self.parts.marks, &directory, option.force_disks)?;
         let waker = Arc::clone(&self.parts.link);
         let arbiter = ArbiterThread::start(directory, move || waker.wake())
@@ -57,12 +65,7 @@ fn check_certificates(security: Option<&Security>, peer: &PeerUrl) -> Result<(),
 ///
 /// # Errors
 /// One line when an image is not the newest copy, or the arbiter does not answer.
-pub(crate) fn begin(
-    vm: &str,
-    marks: &super::super::generation::Marks,
-    directory: &Directory,
-    force_disks: bool,
-) -> Result<u64, String> {
+pub(crate) fn begin(vm: &str, marks: &Marks, directory: &Directory, force_disks: bool) -> Result<u64, String> {
     if force_disks {
         tracing::warn!("{vm}: the disks are used as they are, by force");
     } else {

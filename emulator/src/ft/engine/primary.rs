@@ -3,16 +3,17 @@
 use std::collections::VecDeque;
 
 use virtft_ft::{Hello, Message, PROTOCOL_VERSION, Primary, PrimaryAction, PrimaryEvent, PrimaryState};
-use virtft_machine::io::Output;
+use virtft_machine::io::{Output, RequestId};
 use virtft_replay::Recorder;
 use virtft_replay::frame::FrameKind;
 
 use super::super::MACHINE;
 use super::super::arbiter::{Question, Reply};
-use super::super::copy::DiskCopy;
+use super::super::copy::{COPY_BIT, DiskCopy};
 use super::super::generation::Copy;
 use super::super::link::{Item, Order};
 use super::{Engine, Role};
+use crate::cli::DiskPolicy;
 use crate::control::Status;
 use crate::disk::Completion;
 use crate::entropy;
@@ -127,8 +128,11 @@ impl PrimaryRole {
     /// A piece of a disk was read for the copy.
     pub fn copied(&mut self, disk: u8, completion: Completion, now: u64) -> (Vec<PrimaryAction>, u64) {
         if completion.status != virtft_machine::io::BlockStatus::Ok {
-            let reason = format!("disk {disk} cannot be read, so it cannot be copied");
+            let reason = format!("disk {disk} cannot be read or flushed on this host, so that no other can follow it");
             return (self.leave(&reason, now), 0);
+        }
+        if self.copy.flushed(disk) {
+            return (Vec::new(), 0);
         }
         let part = self.copy.read(disk, completion.request, completion.data);
         self.log(&Recorder::disk_frame(&part).to_bytes(true), now)
@@ -184,6 +188,10 @@ impl Engine {
             session: name,
             token: self.parts.token,
         };
+        let copy = match self.parts.protection.disks {
+            DiskPolicy::Replicated => DiskCopy::of(&self.parts.disks),
+            DiskPolicy::Shared => self.begin_sharing()?,
+        };
         let (node, actions) = Primary::new(hello, self.parts.protection.timing, self.now_ns());
         self.log_bytes = 0;
         self.rate = (std::time::Instant::now(), 0);
@@ -194,7 +202,7 @@ impl Engine {
             held: VecDeque::new(),
             first: 0,
             next: 0,
-            copy: DiskCopy::of(&self.parts.disks),
+            copy,
             ordered: false,
             begun: false,
             machine_waits: false,
@@ -207,6 +215,16 @@ impl Engine {
         self.parts.link.set_direct(false);
         self.do_primary(actions);
         Ok(())
+    }
+
+    /// From now on what was completed on a disk is still there when this host has died.
+    fn begin_sharing(&self) -> Result<DiskCopy, String> {
+        let flush = Some(RequestId(COPY_BIT));
+        let begun = self.parts.backends.with(|backends| backends.set_durable(true, flush));
+        begun
+            .unwrap_or(false)
+            .then(|| DiskCopy::flush_of(&self.parts.disks))
+            .ok_or_else(|| "a disk's thread has died".into())
     }
 
     /// Reads pieces of disks as fast as the channel takes them, and tells the machine when all is copied.
@@ -282,7 +300,7 @@ impl Engine {
         if role.node.state() == PrimaryState::Transferring && !role.ordered {
             role.ordered = true;
             self.held_alone = false;
-            self.order(Order::Protect);
+            self.order(Order::Protect(self.parts.protection.disks));
         }
     }
 
@@ -305,6 +323,8 @@ impl Engine {
             self.mark(epoch, Copy::Primary);
         }
         self.role = Role::Alone;
+        // A disk whose thread has died is noticed by its machine.
+        let _ = self.parts.backends.with(|backends| backends.set_durable(false, None));
         self.disconnected();
         self.parts.link.set_throttle(0);
         self.parts.link.set_unacknowledged(0);
