@@ -110,6 +110,8 @@ class Pair:
         if isinstance(self.disk, Path):
             # One image for all.
             disk = ["--disk", f"file={self.disk},id=data,format={self.disk.suffix[1:]}"]
+        elif self.disk and host in self.disks:
+            disk = ["--disk", f"file={self.disks[host]},id=data,format=raw"]
         elif self.disk:
             self.disks[host] = LOGS / f"ft-{self.name}-{host}.raw"
             with open(self.disks[host], "wb") as file:

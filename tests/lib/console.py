@@ -18,6 +18,9 @@ class ConsoleError(Exception):
 class Console:
     """Reads everything from `source` into a log, and writes to `sink` (both binary, unbuffered)."""
 
+    # Told apart by number: whoever takes a guest over shows what its console printed before.
+    _consoles = 0
+
     def __init__(self, source, sink, log_path):
         self._source = source
         self._sink = sink
@@ -27,6 +30,8 @@ class Console:
         self._closed = False
         self._changed = threading.Condition()
         self._commands = 0
+        Console._consoles += 1
+        self._number = Console._consoles
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -98,9 +103,9 @@ class Console:
     def run(self, command, timeout):
         """Runs one command line in the guest's shell; returns its exit status and output."""
         self._commands += 1
-        mark = f"virtft-done-{self._commands}"
+        mark = f"virtft-done-{self._number}-{self._commands}"
         # The quotes keep the echoed command line, should echo be on, from looking like the answer.
-        self.send(f"{command}; echo \"virtft\"-done-{self._commands}:$?:\n")
+        self.send(f"{command}; echo \"virtft\"-done-{self._number}-{self._commands}:$?:\n")
         with self._changed:
             start = self._position
         match = self.expect(rf"{mark}:(\d+):", timeout)

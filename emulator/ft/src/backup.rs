@@ -229,6 +229,7 @@ impl Backup {
             Message::Heartbeat
             | Message::Hello(_)
             | Message::Welcome { .. }
+            | Message::Pieces { .. }
             | Message::Refuse { .. }
             | Message::Ack { .. }
             | Message::Verified

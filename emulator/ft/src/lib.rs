@@ -34,4 +34,4 @@ pub use timing::Timing;
 pub use window::SendWindow;
 
 /// Version of the protocol: both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;

@@ -19,6 +19,8 @@ pub const HEADER_BYTES: usize = 8;
 pub const MAX_BODY: usize = 1 << 20;
 /// Most bytes of log in one message, so that its frame is never too large.
 pub const MAX_LOG_BYTES: usize = 256 << 10;
+/// Most digests of pieces of a disk in one message.
+pub const MAX_PIECES: usize = 4096;
 /// Most bytes of a text in a message; longer ones are cut by who sends them.
 pub const MAX_TEXT: usize = 2000;
 
@@ -100,7 +102,21 @@ pub enum Message {
         /// One sentence.
         reason: String,
     },
+    /// Backup: what its copies of disks hold, after `Welcome`, so that only what differs is sent.
+    Pieces {
+        /// Number of the disk.
+        disk: u8,
+        /// Number of the first piece.
+        first: u64,
+        /// Digests of pieces of the size that both sides know, at most [`MAX_PIECES`].
+        digests: Vec<PieceDigest>,
+        /// Nothing more of this kind follows.
+        last: bool,
+    },
 }
+
+/// The first half of the SHA-256 of a piece of a disk.
+pub type PieceDigest = [u8; 16];
 
 /// Why what a peer sent cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -322,7 +322,8 @@ impl Primary {
             Message::TookOver if self.state == PrimaryState::HandingOver => {
                 self.stop("the backup has taken over, as was asked".into(), true, actions);
             }
-            Message::Heartbeat => {}
+            // Pieces are for whoever copies the disks.
+            Message::Heartbeat | Message::Pieces { .. } => {}
             // Nothing that a backup says.
             Message::TookOver
             | Message::Hello(_)

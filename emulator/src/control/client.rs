@@ -74,6 +74,9 @@ pub fn status(path: &Path, json: bool) -> Result<String, String> {
         lines.push(("held back", format!("{:.1} %", f64::from(status.throttle) / 10.0)));
     }
     lines.extend(status.disks_copied.map(|parts| ("disks copied", format!("{:.1} %", f64::from(parts) / 10.0))));
+    if status.disk_bytes_kept > 0 {
+        lines.push(("disks known there", format!("{} bytes", status.disk_bytes_kept)));
+    }
     lines.extend(status.transfer_pause_ms.map(|pause| ("pause of the transfer", format!("{pause} ms"))));
     lines.push(("failovers", status.failovers.to_string()));
     lines.push(("last event", status.last_event));

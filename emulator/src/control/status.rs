@@ -38,6 +38,8 @@ pub struct Status {
     pub transfer_pause_ms: Option<u64>,
     /// Parts of 1000 of the disks that are copied, while they are.
     pub disks_copied: Option<u16>,
+    /// Bytes of disks that were not sent because the backup's copies had them.
+    pub disk_bytes_kept: u64,
     /// Failovers in which this process took over.
     pub failovers: u64,
     /// What happened last, in one sentence.

@@ -15,6 +15,8 @@ use virtft_replay::header::DiskData;
 use super::disks::ReplicaDisks;
 use super::engine::{BackupLink, EngineHandle, Verdict};
 use super::fence::Fence;
+use super::generation::Marks;
+use super::pieces::Pieces;
 use super::setup::{Fittings, Setup};
 use super::shared::SharedDisks;
 use super::{ProtectedGuest, SharedBackends};
@@ -36,6 +38,14 @@ use crate::signals::Signals;
 const SLICE: u64 = 1_000_000;
 /// After the log has ended, the verdict is there or comes at once.
 const VERDICT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the copies hold that were the VM's before; what is in a fresh image is not worth reading.
+fn pieces_of(disks: &mut Option<ReplicaDisks>, devices: &RunArguments) -> Result<Pieces, String> {
+    match disks {
+        Some(disks) if Marks::of(devices.writable_images()).are_there() => disks.pieces(),
+        Some(_) | None => Ok(Pieces::new()),
+    }
+}
 
 /// Everything of a backup that is not its machine.
 struct Replica {
@@ -119,6 +129,11 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
         shared: shared_facts.is_some().then(|| SharedDisks { devices: devices.clone(), fence }),
         fault: arguments.inject_fault,
     };
+    let mut disks = disks;
+    match pieces_of(&mut disks, &devices) {
+        Ok(pieces) => replica.link.holds(pieces),
+        Err(reason) => return Ok(replica.over(ExitStatus::Io, &reason)),
+    }
     replica.follow(disks)
 }
 

@@ -3,11 +3,13 @@
 //! Pieces are read through the disk's own thread, behind every request that the machine submitted before, so a piece read after
 //! a write was submitted has it. What is written while the copy runs is copied again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use virtft_ft::message::PieceDigest;
 use virtft_machine::io::RequestId;
 use virtft_replay::snapshot::DiskPart;
 
+use super::pieces;
 use crate::disk::DiskFacts;
 
 /// Bytes of a piece.
@@ -29,6 +31,12 @@ pub struct DiskCopy {
     wanted: BTreeSet<Piece>,
     /// Being read.
     reading: BTreeSet<Piece>,
+    /// What the other side's copies hold, as long as nothing was sent for a piece.
+    theirs: BTreeMap<Piece, PieceDigest>,
+    /// The other side has not said yet what it holds.
+    unknown: bool,
+    /// Pieces that were not sent because the other side has them.
+    kept: usize,
     /// Disks whose last flush is waited for.
     flushing: BTreeSet<u8>,
     total: usize,
@@ -47,7 +55,26 @@ impl DiskCopy {
             wanted,
             reading: BTreeSet::new(),
             flushing: BTreeSet::new(),
+            theirs: BTreeMap::new(),
+            unknown: true,
+            kept: 0,
         }
+    }
+
+    /// The other side says what its copy of a disk holds; with the last such message reading may begin.
+    pub fn they_have(&mut self, disk: u8, first: u64, digests: Vec<PieceDigest>, last: bool) {
+        // After the first piece was sent, what it had at first says nothing: a connection that is made again may say it once more.
+        if !self.unknown {
+            return;
+        }
+        self.theirs.extend((first..).zip(digests).map(|(number, digest)| ((disk, number), digest)));
+        self.unknown &= !last;
+    }
+
+    /// Bytes that were not sent because the other side has them.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept as u64 * PIECE
     }
 
     /// Nothing of disks that are shared, of which nothing [`written`](Self::written) is told either; but what was completed on them before must be brought to the medium, by a request of number
@@ -70,7 +97,7 @@ impl DiskCopy {
 
     /// The next piece to read: disk, number of the request, first byte and length.
     pub fn next_read(&mut self) -> Option<(u8, RequestId, u64, u32)> {
-        if self.reading.len() >= AT_A_TIME {
+        if self.unknown || self.reading.len() >= AT_A_TIME {
             return None;
         }
         // One that is being read is read again when that is done.
@@ -83,11 +110,18 @@ impl DiskCopy {
         Some((disk, RequestId(COPY_BIT | number), offset, u32::try_from(length).expect("at most PIECE")))
     }
 
-    /// A piece was read.
-    pub fn read(&mut self, disk: u8, request: RequestId, data: Vec<u8>) -> DiskPart {
+    /// A piece was read: what is to be sent of it, unless the other side has the same.
+    pub fn read(&mut self, disk: u8, request: RequestId, data: Vec<u8>) -> Option<DiskPart> {
         let number = request.0 & !COPY_BIT;
         self.reading.remove(&(disk, number));
-        DiskPart::new(disk, number * PIECE, data)
+        let same = self.theirs.get(&(disk, number)).is_some_and(|theirs| *theirs == pieces::of(&data));
+        if same {
+            self.kept += 1;
+            return None;
+        }
+        // It holds something else from now on.
+        self.theirs.remove(&(disk, number));
+        Some(DiskPart::new(disk, number * PIECE, data))
     }
 
     /// Whether so little is left that the machine may be stopped for it.
@@ -126,9 +160,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_other_side_has_is_not_sent_until_it_changes_there() {
+        let mut copy = DiskCopy::of(&[disk(2 * PIECE, false)]);
+        // A digest of a piece that this disk does not have says nothing.
+        copy.they_have(7, 1 << 40, vec![pieces::of(b"first")], false);
+        copy.they_have(0, 0, vec![pieces::of(b"first"), pieces::of(b"second")], true);
+        copy.they_have(0, 0, vec![pieces::of(b"late")], true);
+        assert_eq!(copy.read(0, RequestId(COPY_BIT), b"first".to_vec()), None);
+        assert!(copy.read(0, RequestId(COPY_BIT | 1), b"changed".to_vec()).is_some());
+        assert_eq!(copy.kept_bytes(), PIECE);
+        // It has "changed" now: what it had at first is sent again.
+        assert!(copy.read(0, RequestId(COPY_BIT | 1), b"second".to_vec()).is_some());
+        assert!(copy.read(0, RequestId(COPY_BIT), b"written meanwhile".to_vec()).is_some());
+    }
+
+    #[test]
     fn everything_is_read_once_and_what_changes_again() {
         let mut copy = DiskCopy::of(&[disk(3 * PIECE + 512, false), disk(PIECE, true)]);
         assert_eq!(copy.progress(), (4, 4));
+        assert_eq!(copy.next_read(), None, "the other side has not said what it has");
+        copy.they_have(0, 0, Vec::new(), true);
         let mut seen = Vec::new();
         while let Some((disk, request, offset, length)) = copy.next_read() {
             if seen.len() == 1 {
@@ -138,7 +189,7 @@ mod tests {
             }
             seen.push((offset, length));
             if seen.len() > 1 {
-                let part = copy.read(disk, request, vec![1; length as usize]);
+                let part = copy.read(disk, request, vec![1; length as usize]).unwrap();
                 assert_eq!((part.offset, part.length), (offset, length));
             }
         }

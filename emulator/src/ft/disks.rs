@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use virtft_machine::io::{BlockOperation, BlockStatus, DeviceIndex, Output, RequestId};
 use virtft_replay::snapshot::DiskPart;
 
+use super::pieces::{self, Pieces};
 use crate::disk::Disk;
 
 /// See the module's description.
@@ -50,6 +51,15 @@ impl ReplicaDisks {
     /// The data of a read.
     pub fn take(&mut self, device: DeviceIndex, request: RequestId) -> Option<Vec<u8>> {
         self.read.remove(&(device, request))
+    }
+
+    /// What the copies hold now; nothing of those that are only read, which are not sent either.
+    ///
+    /// # Errors
+    /// One line when one cannot be read.
+    pub fn pieces(&mut self) -> Result<Pieces, String> {
+        let of = |disk: &mut Disk| if disk.facts.readonly { Ok(Vec::new()) } else { pieces::read(disk) };
+        self.disks.iter_mut().map(of).collect()
     }
 
     /// Writes a part of the primary's disk.

@@ -66,6 +66,12 @@ impl Marks {
         }
     }
 
+    /// Whether every image has been some VM's copy before.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        !self.images.is_empty() && self.images.iter().all(|image| place(image).exists())
+    }
+
     /// Checks that every image is the newest copy that the arbiter knows of.
     ///
     /// # Errors

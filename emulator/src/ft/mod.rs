@@ -24,6 +24,7 @@ mod generation;
 mod growing;
 mod guest;
 mod link;
+mod pieces;
 mod retained;
 
 mod setup;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use virtft_ft::message::{bounded, encode};
+use virtft_ft::message::{MAX_PIECES, bounded, encode};
 use virtft_ft::{Backup, BackupAction, BackupEvent, BackupState, Decoder, Hello, Message};
 use virtft_machine::io::Output;
 
@@ -14,6 +14,7 @@ use super::super::MACHINE;
 use super::super::arbiter::{Question, Reply};
 use super::super::generation::Copy;
 use super::super::growing::GrowingLog;
+use super::super::pieces::Pieces;
 use super::super::retained::Retained;
 use super::super::transport::Transport;
 use super::{ANNOUNCE_FOR, Engine, EngineParts, Role};
@@ -41,6 +42,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 struct State {
     retained: Retained,
+    /// What this side's copies of disks hold; `None` while they are read.
+    pieces: Option<Pieces>,
     /// How far the replay has come.
     reached: Arc<Reached>,
     /// The replaying thread can be no replica any more.
@@ -61,6 +64,11 @@ impl BackupLink {
     /// The replay begins: where it says how far it has come.
     pub fn follows(&self, reached: Arc<Reached>) {
         self.lock().reached = reached;
+    }
+
+    /// The copies of the disks were read: a primary may come.
+    pub fn holds(&self, pieces: Pieces) {
+        self.lock().pieces = Some(pieces);
     }
 
     /// The replayed machine emitted an output.
@@ -121,8 +129,9 @@ impl BackupRole {
         Self { node, listener: Some(listener), link, told_rebuilt: false, copy: None }
     }
 
+    /// Where primaries come in, once it is known what this side has.
     pub fn listener(&self) -> Option<&TcpListener> {
-        self.listener.as_ref()
+        self.listener.as_ref().filter(|_| self.link.lock().pieces.is_some())
     }
 
     pub fn connected(&mut self, now: u64) -> Vec<BackupAction> {
@@ -173,6 +182,7 @@ impl BackupRole {
     pub fn show(&self, status: &mut Status) {
         "backup".clone_into(&mut status.role);
         let state = match self.node.state() {
+            BackupState::Waiting if self.listener().is_none() => "reading its copies of the disks",
             BackupState::Waiting => "waiting for a primary",
             BackupState::Receiving => "receiving",
             BackupState::Verified => "verified",
@@ -266,7 +276,13 @@ impl Engine {
         for action in actions {
             let Role::Backup(role) = &mut self.role else { return };
             match action {
-                BackupAction::Send(epoch, message) => self.send(epoch, &message),
+                BackupAction::Send(epoch, message) => {
+                    let begins = matches!(message, Message::Welcome { received: 0 });
+                    self.send(epoch, &message);
+                    if begins {
+                        self.tell_pieces(epoch);
+                    }
+                }
                 BackupAction::Disconnect => {
                     // A refusal must reach whom it is for.
                     self.flush();
@@ -292,6 +308,19 @@ impl Engine {
             }
         }
         self.note_copy();
+    }
+
+    /// Says what this side's copies hold, so that only what differs is sent.
+    fn tell_pieces(&mut self, epoch: u64) {
+        let Role::Backup(role) = &self.role else { return };
+        let pieces = role.link.lock().pieces.clone().unwrap_or_default();
+        for (disk, digests) in (0..).zip(pieces) {
+            for (part, chunk) in (0_u64..).zip(digests.chunks(MAX_PIECES)) {
+                let first = part * MAX_PIECES as u64;
+                self.send(epoch, &Message::Pieces { disk, first, digests: chunk.to_vec(), last: false });
+            }
+        }
+        self.send(epoch, &Message::Pieces { disk: 0, first: 0, digests: Vec::new(), last: true });
     }
 
     /// A copy that is overwritten is marked before, and one that is complete afterwards.

@@ -54,6 +54,9 @@ impl PrimaryRole {
     }
 
     pub fn message(&mut self, epoch: u64, message: Message, now: u64) -> Vec<PrimaryAction> {
+        if let Message::Pieces { disk, first, digests, last } = &message {
+            self.copy.they_have(*disk, *first, digests.clone(), *last);
+        }
         self.node.handle(PrimaryEvent::Message(epoch, message), now)
     }
 
@@ -134,7 +137,7 @@ impl PrimaryRole {
         if self.copy.flushed(disk) {
             return (Vec::new(), 0);
         }
-        let part = self.copy.read(disk, completion.request, completion.data);
+        let Some(part) = self.copy.read(disk, completion.request, completion.data) else { return (Vec::new(), 0) };
         self.log(&Recorder::disk_frame(&part).to_bytes(true), now)
     }
 
@@ -169,6 +172,7 @@ impl PrimaryRole {
         status.transfer_pause_ms = self.pause_ms;
         let (left, total) = self.copy.progress();
         let copied = total.saturating_sub(left) * 1000 / total.max(1);
+        status.disk_bytes_kept = self.copy.kept_bytes();
         status.disks_copied = (!self.transferred && total > 0).then(|| u16::try_from(copied).unwrap_or(1000));
     }
 }
