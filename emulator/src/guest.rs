@@ -241,6 +241,9 @@ impl Guest for MachineGuest {
         perturb(&mut self.machine, kind, random)
     }
 
+    /// Nobody else has to know.
+    fn stand_still(&mut self, _paused: bool) {}
+
     fn finish(&mut self) -> Result<(), DriverError> {
         Ok(())
     }

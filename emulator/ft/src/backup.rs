@@ -87,6 +87,8 @@ pub enum BackupAction {
         reason: String,
         /// The primary wished it, and stands still.
         planned: bool,
+        /// An operator made the machine stand still: it does so here, too.
+        paused: bool,
     },
     /// Throw the replica away.
     Stop {
@@ -108,6 +110,7 @@ pub struct Backup {
     executed_ns: u64,
     handover: Option<u64>,
     planned: bool,
+    paused: bool,
     heard_ns: u64,
     beat_ns: u64,
     retry_ns: u64,
@@ -133,6 +136,7 @@ impl Backup {
             executed_ns: 0,
             handover: None,
             planned: false,
+            paused: false,
             heard_ns: 0,
             beat_ns: 0,
             retry_ns: 0,
@@ -213,6 +217,7 @@ impl Backup {
                 self.confirm(now_ns, actions);
             }
             Message::Released { outputs } => actions.push(BackupAction::Forget(outputs)),
+            Message::Standing { paused } => self.paused = paused,
             Message::Handover { end } => {
                 self.handover = Some(end);
                 self.hand_over_if_complete(now_ns, actions);
@@ -379,8 +384,8 @@ impl Backup {
             Answer::Won => {
                 self.state = BackupState::Live;
                 self.send(Message::TookOver, actions);
-                let (reason, planned) = (self.reason.clone(), self.planned);
-                actions.push(BackupAction::GoLive { epoch: self.epoch() + 1, reason, planned });
+                let (reason, planned, paused) = (self.reason.clone(), self.planned, self.paused);
+                actions.push(BackupAction::GoLive { epoch: self.epoch() + 1, reason, planned, paused });
             }
             Answer::Lost => {
                 self.stop(format!("{}; the primary has won the epoch and goes on", self.reason), actions);

@@ -102,6 +102,11 @@ pub enum Message {
         /// One sentence.
         reason: String,
     },
+    /// Primary: an operator has made the machine stand still, or go on; whoever takes over leaves it so.
+    Standing {
+        /// It stands still.
+        paused: bool,
+    },
     /// Backup: what its copies of disks hold, after `Welcome`, so that only what differs is sent.
     Pieces {
         /// Number of the disk.

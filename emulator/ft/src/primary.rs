@@ -76,6 +76,8 @@ pub enum PrimaryEvent<'a> {
     Recorded(bool),
     /// The arbiter's answer to [`PrimaryAction::TestAndSet`].
     Answered(Answer),
+    /// An operator made the machine stand still, or go on: before anything of it that comes later.
+    Standing(bool),
     /// An operator asks for a planned switch.
     Failover,
     /// The machine stands still, as [`PrimaryAction::Pause`] asked; the whole log was handed over before.
@@ -139,6 +141,8 @@ pub struct Primary {
     armed: bool,
     confirmed: bool,
     paused: bool,
+    /// An operator makes the machine stand still.
+    standing: bool,
     /// Highest mark of an output that left without waiting.
     free_mark: u64,
     /// Outputs that wait: number and mark.
@@ -175,6 +179,7 @@ impl Primary {
             armed: false,
             confirmed: false,
             paused: false,
+            standing: false,
             free_mark: 0,
             held: VecDeque::new(),
             released: 0,
@@ -255,6 +260,12 @@ impl Primary {
             PrimaryEvent::Progress { guest_ns } => self.guest_ns = guest_ns,
             PrimaryEvent::Recorded(done) => self.recorded(done, now_ns),
             PrimaryEvent::Answered(answer) => self.answered(answer, now_ns, &mut actions),
+            PrimaryEvent::Standing(paused) => {
+                self.standing = paused;
+                if self.welcomed {
+                    self.send(Message::Standing { paused }, &mut actions);
+                }
+            }
             PrimaryEvent::Failover if self.state == PrimaryState::Protected && self.confirmed => {
                 self.state = PrimaryState::HandingOver;
                 actions.push(PrimaryAction::Pause);
@@ -299,6 +310,7 @@ impl Primary {
                 }
                 // What was said last on a connection that broke may not have arrived.
                 self.told_released = 0;
+                self.send(Message::Standing { paused: self.standing }, actions);
                 if self.armed {
                     self.send(Message::Armed, actions);
                 }
@@ -331,6 +343,7 @@ impl Primary {
             | Message::Armed
             | Message::Released { .. }
             | Message::Dismiss { .. }
+            | Message::Standing { .. }
             | Message::Handover { .. } => {}
         }
     }

@@ -254,6 +254,8 @@ impl Guest for FakeGuest {
         Ok(())
     }
 
+    fn stand_still(&mut self, _paused: bool) {}
+
     fn finish(&mut self) -> Result<(), DriverError> {
         Ok(())
     }

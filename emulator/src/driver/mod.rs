@@ -112,6 +112,9 @@ pub trait Guest: Send {
     /// When the state cannot be saved or restored.
     fn perturb(&mut self, kind: Perturbation, random: u64) -> Result<(), String>;
 
+    /// An operator makes the machine stand still from now on, or lets it go on.
+    fn stand_still(&mut self, paused: bool);
+
     /// The run has ended: what belongs to it is brought to its end.
     ///
     /// # Errors

@@ -81,6 +81,7 @@ impl<'a> RealDriver<'a> {
     #[must_use]
     pub fn standing_still(mut self, paused: bool) -> Self {
         self.paused = paused;
+        self.guest.stand_still(paused);
         self
     }
 
@@ -131,6 +132,7 @@ impl<'a> RealDriver<'a> {
             let _ = match task {
                 Task::Pause(answer) => {
                     self.paused = true;
+                    self.guest.stand_still(true);
                     answer.send(Ok(())).ok()
                 }
                 Task::Resume(answer) => {
@@ -154,6 +156,7 @@ impl<'a> RealDriver<'a> {
         if !std::mem::replace(&mut self.paused, false) {
             return;
         }
+        self.guest.stand_still(false);
         let anchor = self.pacer.resume(self.now_ns(), self.guest.count());
         self.guest.deliver(Input::ClockAnchor(anchor));
         self.guest.deliver(Input::RtcOrigin { unix_ns: unix_ns().saturating_sub(self.guest.time_ns()) });

@@ -148,7 +148,7 @@ impl Replica {
         match end {
             Ok((_, SessionStop::Ended(_))) => Ok(self.over(ExitStatus::Clean, "the guest of the primary has ended")),
             Ok((session, _)) => match self.link.verdict(VERDICT_LIMIT) {
-                Some(Verdict::Live { reason, planned }) => self.go_live(session, &reason, planned),
+                Some(Verdict::Live { reason, planned, paused }) => self.go_live(session, &reason, planned, paused),
                 Some(Verdict::Stop(reason)) => Ok(self.over(ExitStatus::RunsElsewhere, &reason)),
                 None => Ok(self.over(ExitStatus::Internal, "the log ended without a verdict")),
             },
@@ -209,9 +209,11 @@ impl Replica {
     }
 
     /// The machine runs here from now on.
-    fn go_live(self, session: Session, reason: &str, planned: bool) -> Result<RunEnd, String> {
+    fn go_live(self, session: Session, reason: &str, planned: bool, paused: bool) -> Result<RunEnd, String> {
         let guest_ns = session.machine.now_ns();
-        let passed = u64::try_from(self.link.log.filled_at().elapsed().as_nanos()).unwrap_or(0);
+        // The time of a machine that stands still stands, too.
+        let passed = if paused { Duration::ZERO } else { self.link.log.filled_at().elapsed() };
+        let passed = u64::try_from(passed.as_nanos()).unwrap_or(0);
         let (machine, mut disks) = session.into_replica();
         if let Some(shared) = &self.shared {
             disks = shared.take_over(planned, &self.guest_link, &self.queue)?;
@@ -241,7 +243,7 @@ impl Replica {
             restored: true,
             links,
             clock: ClockMode::Real,
-            paused: false,
+            paused,
             took_over: Some(TakeOver { time_ns: guest_ns.saturating_add(passed), scrollback, retained }),
         };
         run::wait_for(vcpu, &confinement, Some(engine)).map_err(|error| error.to_string())

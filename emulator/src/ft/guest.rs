@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use virtft_machine::Machine;
-use virtft_machine::io::{BlockOperation, Input, InstructionCount, Output};
+use virtft_machine::io::{BlockOperation, BlockStatus, Input, InstructionCount, Output};
 use virtft_replay::header::{BootFiles, DiskData, FORMAT_VERSION, LOG_MAGIC, LogHeader, StartState};
 use virtft_replay::recorder::RecorderOptions;
 use virtft_replay::snapshot::Precopy;
@@ -54,6 +54,10 @@ pub struct ProtectedGuest {
     ran: Instant,
     /// The machine is to stand still.
     paused: bool,
+    /// An operator makes the machine stand still.
+    standing: bool,
+    /// Completions of requests that failed on this host alone: they wait for what becomes of the switch to the other.
+    withheld: Vec<Input>,
     /// Where the disks are, of the present or the last protection.
     disks: DiskPolicy,
 }
@@ -82,6 +86,8 @@ impl ProtectedGuest {
             flushed: now,
             ran: now,
             paused: false,
+            standing: false,
+            withheld: Vec::new(),
             disks: DiskPolicy::default(),
         }
     }
@@ -96,7 +102,10 @@ impl ProtectedGuest {
                     self.disks = disks;
                     self.begin();
                 }
-                Order::Abandon => self.mode = Mode::Plain,
+                Order::Abandon => {
+                    self.mode = Mode::Plain;
+                    self.deliver_withheld();
+                }
                 Order::Pause => {
                     self.flush();
                     self.paused = true;
@@ -123,6 +132,7 @@ impl ProtectedGuest {
         for frame in Recorder::opening(&header, &carried_files(machine, BootFiles::InLog)) {
             self.link.push(Item::Frame(frame));
         }
+        self.link.push(Item::Standing(self.standing));
         self.mode = Mode::Transfer(Precopy::begin(self.inner.machine_mut()));
     }
 
@@ -232,6 +242,27 @@ impl ProtectedGuest {
         self.ran = Instant::now();
     }
 
+    /// Whether a request failed on this host while another has a copy of the disk, which may be better.
+    fn fails_here_alone(&self, input: &Input) -> bool {
+        let (Mode::Recording(_), Input::BlockCompletion { device, status: BlockStatus::IoError, .. }) =
+            (&self.mode, input)
+        else {
+            return false;
+        };
+        let alone = self.disks == DiskPolicy::Replicated;
+        if alone {
+            self.link.push(Item::DiskFailed(device.0));
+        }
+        alone
+    }
+
+    /// There is no other host: the guest sees what its disk does.
+    fn deliver_withheld(&mut self) {
+        for input in std::mem::take(&mut self.withheld) {
+            self.deliver(input);
+        }
+    }
+
     fn end(&mut self, reason: EndReason) {
         if let Mode::Recording(recorder) = &mut self.mode
             && let Some(frame) = recorder.end(self.inner.machine_mut(), reason)
@@ -287,6 +318,10 @@ impl Guest for ProtectedGuest {
     }
 
     fn deliver(&mut self, input: Input) {
+        if self.fails_here_alone(&input) {
+            self.withheld.push(input);
+            return;
+        }
         if let Mode::Recording(recorder) = &mut self.mode {
             recorder.before_input(self.inner.machine());
         }
@@ -324,6 +359,14 @@ impl Guest for ProtectedGuest {
 
     fn perturb(&mut self, kind: Perturbation, random: u64) -> Result<(), String> {
         self.inner.perturb(kind, random)
+    }
+
+    /// Whoever takes over leaves the machine so.
+    fn stand_still(&mut self, paused: bool) {
+        self.standing = paused;
+        if !matches!(self.mode, Mode::Plain) {
+            self.link.push(Item::Standing(paused));
+        }
     }
 
     fn finish(&mut self) -> Result<(), DriverError> {

@@ -34,6 +34,10 @@ pub enum Item {
     Transferred(u64),
     /// The machine stands still, as it was ordered.
     Paused,
+    /// An operator makes the machine stand still, or go on.
+    Standing(bool),
+    /// A request to this disk failed on this host; the guest has not been told.
+    DiskFailed(u8),
 }
 
 /// What the ft thread wants of the vCPU thread.

@@ -208,6 +208,9 @@ impl Guest for RecordingGuest {
         self.inner.perturb(kind, random)
     }
 
+    /// It leaves no trace in the log but the clock's anchor behind it.
+    fn stand_still(&mut self, _paused: bool) {}
+
     fn finish(&mut self) -> Result<(), DriverError> {
         self.end(EndReason::Stopped);
         self.sink.finish()

@@ -21,9 +21,9 @@ use super::{ANNOUNCE_FOR, Engine, EngineParts, Role};
 use crate::control::Status;
 use crate::replay::Reached;
 
-/// Entries that a log begins with: the snapshot, the digest of CPUs and devices, that of memory. When they are replayed, the machine
+/// Entries behind the snapshot that a log begins with: the digest of CPUs and devices, that of memory. When they are replayed, the machine
 /// is the primary's.
-const REBUILT_ENTRIES: u64 = 3;
+const REBUILT_ENTRIES: u64 = 2;
 
 /// What the ft thread decided about a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub enum Verdict {
         reason: String,
         /// The primary wished it, and stands still.
         planned: bool,
+        /// An operator made the machine stand still.
+        paused: bool,
     },
     /// It is thrown away: why.
     Stop(String),
@@ -298,7 +300,9 @@ impl Engine {
                     self.note("the arbiter is asked who may go on alone");
                     self.ask(Question::TestAndSet(key));
                 }
-                BackupAction::GoLive { epoch, reason, planned } => self.go_live(epoch, reason, planned),
+                BackupAction::GoLive { epoch, reason, planned, paused } => {
+                    self.go_live(epoch, Verdict::Live { reason, planned, paused });
+                }
                 BackupAction::Stop { reason } => {
                     role.link.decide(Verdict::Stop(reason.clone()));
                     self.flush();
@@ -336,9 +340,13 @@ impl Engine {
         self.mark(self.epoch, copy);
     }
 
-    fn go_live(&mut self, epoch: u64, reason: String, planned: bool) {
+    fn go_live(&mut self, epoch: u64, verdict: Verdict) {
         let Role::Backup(role) = &mut self.role else { return };
-        role.link.decide(Verdict::Live { reason: reason.clone(), planned });
+        let (reason, paused) = match &verdict {
+            Verdict::Live { reason, paused, .. } => (reason.clone(), *paused),
+            Verdict::Stop(reason) => (reason.clone(), false),
+        };
+        role.link.decide(verdict);
         self.role = Role::Alone;
         self.disconnected();
         self.epoch = epoch;
@@ -347,6 +355,9 @@ impl Engine {
         self.announce_until = Some((now, now + ANNOUNCE_FOR));
         self.next_spare = (!self.parts.protection.spares.is_empty()).then_some(now + self.spare_delay);
         self.note(&format!("this host takes over: {reason}"));
-        self.update(|status| status.failovers += 1);
+        self.update(|status| {
+            status.failovers += 1;
+            status.paused = paused;
+        });
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct PrimaryRole {
     pause_ms: Option<u64>,
     end: u64,
     throttle: u16,
+    /// A disk of this host has failed: the backup is to take over as soon as it can.
+    failing: Option<u8>,
 }
 
 impl PrimaryRole {
@@ -61,7 +63,14 @@ impl PrimaryRole {
     }
 
     pub fn tick(&mut self, now: u64) -> Vec<PrimaryAction> {
-        self.node.handle(PrimaryEvent::Tick, now)
+        let mut actions = self.node.handle(PrimaryEvent::Tick, now);
+        actions.extend(self.give_up(now));
+        actions
+    }
+
+    /// With a disk that fails on this host alone, the other one is better.
+    fn give_up(&mut self, now: u64) -> Vec<PrimaryAction> {
+        if self.failing.is_some() { self.node.handle(PrimaryEvent::Failover, now) } else { Vec::new() }
     }
 
     pub fn leave(&mut self, reason: &str, now: u64) -> Vec<PrimaryAction> {
@@ -119,6 +128,11 @@ impl PrimaryRole {
                 return (Vec::new(), 0);
             }
             Item::Paused => PrimaryEvent::Paused,
+            Item::Standing(paused) => PrimaryEvent::Standing(paused),
+            Item::DiskFailed(disk) => {
+                self.failing = Some(disk);
+                return (self.give_up(now), 0);
+            }
         };
         (self.node.handle(event, now), 0)
     }
@@ -214,6 +228,7 @@ impl Engine {
             pause_ms: None,
             end: 0,
             throttle: 0,
+            failing: None,
         }));
         self.parts.link.set_disks_ready(false);
         self.parts.link.set_direct(false);
@@ -286,9 +301,15 @@ impl Engine {
                 }
                 PrimaryAction::Alone { epoch, reason } => self.alone(epoch, &reason),
                 PrimaryAction::Stop { reason, handed_over } => {
+                    let (reason, wished) = match role.failing {
+                        Some(disk) if handed_over => {
+                            (format!("the backup has taken over: disk {disk} failed on this host"), false)
+                        }
+                        _ => (reason, handed_over),
+                    };
                     self.role = Role::Stopped;
                     self.note(&reason);
-                    self.order(Order::Stop(reason, handed_over));
+                    self.order(Order::Stop(reason, wished));
                 }
             }
         }
