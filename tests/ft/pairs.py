@@ -153,6 +153,7 @@ class Pair:
     def __exit__(self, kind, *_):
         for node in self.nodes.values():
             node.kill()
+        for node in list(self.nodes.values())[-3:]:
             if kind is not None:
                 print(f"    {node.name}: {' '.join(node.command)}")
                 print("      " + "\n      ".join(node.said().splitlines()[-15:]))
