@@ -144,10 +144,10 @@ class Serving:
         node = self.pair.nodes[f"{host}{len(self.pair.nodes)}"] = Node(self.world, host, [*command, *options], "serving")
         return node
 
-    def protect(self, host):
+    def protect(self, host, *more):
         """A backup on this host, whose copy of an earlier life is used."""
         self.spare = host
-        self.backup = self.node(host, "backup", "--listen", self.world[host].url)
+        self.backup = self.node(host, "backup", "--listen", self.world[host].url, *more)
         self.backup.until(state="waiting for a primary")
         self.primary.ask("protect", "--peer", self.world[host].url)
         self.backup.until(state="protecting")

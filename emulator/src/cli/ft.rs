@@ -242,6 +242,10 @@ pub struct BackupArguments {
     #[arg(long, value_name = "COUNT", value_parser = super::parse_nonzero_count, hide = true)]
     pub inject_fault: Option<u64>,
 
+    /// After the transfer, acknowledge the log and throw it away: to measure what the channel alone costs. It can never take over
+    #[arg(long, hide = true)]
+    pub ack_only: bool,
+
     /// Run without the seccomp filters (for debuggers and profilers)
     #[arg(long, help_heading = "Host")]
     pub no_seccomp: bool,

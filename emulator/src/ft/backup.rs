@@ -13,7 +13,7 @@ use virtft_replay::LogHeader;
 use virtft_replay::header::DiskData;
 
 use super::disks::ReplicaDisks;
-use super::engine::{BackupLink, EngineHandle, Verdict};
+use super::engine::{BackupLink, EngineHandle, REBUILT_ENTRIES, Verdict};
 use super::fence::Fence;
 use super::generation::Marks;
 use super::pieces::Pieces;
@@ -63,6 +63,8 @@ struct Replica {
     /// Where the disks are shared with the primary.
     shared: Option<SharedDisks>,
     fault: Option<u64>,
+    /// It acknowledges and does not follow: for measurements.
+    ack_only: bool,
 }
 
 /// Waits for a primary, follows it, and takes over when it must.
@@ -128,6 +130,7 @@ pub fn backup(arguments: &BackupArguments) -> Result<RunEnd, String> {
         memory_bytes,
         shared: shared_facts.is_some().then(|| SharedDisks { devices: devices.clone(), fence }),
         fault: arguments.inject_fault,
+        ack_only: arguments.ack_only,
     };
     let mut disks = disks;
     match pieces_of(&mut disks, &devices) {
@@ -148,6 +151,10 @@ impl Replica {
         match end {
             Ok((_, SessionStop::Ended(_))) => Ok(self.over(ExitStatus::Clean, "the guest of the primary has ended")),
             Ok((session, _)) => match self.link.verdict(VERDICT_LIMIT) {
+                Some(Verdict::Live { .. }) if self.ack_only => Ok(self.over(
+                    ExitStatus::Internal,
+                    "this backup has only acknowledged: there is nothing that could run here",
+                )),
                 Some(Verdict::Live { reason, planned, paused }) => self.go_live(session, &reason, planned, paused),
                 Some(Verdict::Stop(reason)) => Ok(self.over(ExitStatus::RunsElsewhere, &reason)),
                 None => Ok(self.over(ExitStatus::Internal, "the log ended without a verdict")),
@@ -160,6 +167,12 @@ impl Replica {
         let mut fault = self.fault;
         self.link.follows(session.reached());
         loop {
+            if self.ack_only && session.replayer().entries() >= REBUILT_ENTRIES {
+                // As one that is never behind: the primary is not to be slowed for it.
+                session.reached().guest_ns.store(u64::MAX, Ordering::Relaxed);
+                self.link.log.discard();
+                return Ok(SessionStop::Unfinished);
+            }
             if fault.is_some_and(|count| session.machine.count().0 >= count) {
                 fault = None;
                 session.machine.disturb();

@@ -28,7 +28,7 @@ use crate::cli::{DiskPolicy, FtOption};
 use crate::control::{Command, Place, Request, SharedStatus, Status};
 use crate::disk::{Completion, DiskFacts};
 use crate::queue::InputQueue;
-pub use backup::{BackupLink, Verdict};
+pub use backup::{BackupLink, REBUILT_ENTRIES, Verdict};
 use backup::{BackupRole, Newcomer};
 pub(crate) use join::begin;
 use primary::PrimaryRole;

@@ -42,6 +42,15 @@ impl GrowingLog {
         self.filled.notify_one();
     }
 
+    /// Throws away what comes, until nothing more does.
+    pub fn discard(&self) {
+        let more = |state: &mut State| {
+            state.bytes.clear();
+            !state.closed
+        };
+        drop(self.filled.wait_while(self.lock(), more));
+    }
+
     /// Nothing more will come: what is there is read, then the end.
     pub fn close(&self) {
         self.lock().closed = true;

@@ -23,7 +23,7 @@ use crate::replay::Reached;
 
 /// Entries behind the snapshot that a log begins with: the digest of CPUs and devices, that of memory. When they are replayed, the machine
 /// is the primary's.
-const REBUILT_ENTRIES: u64 = 2;
+pub const REBUILT_ENTRIES: u64 = 2;
 
 /// What the ft thread decided about a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
