@@ -1,8 +1,11 @@
 //! The command line of `virtftd`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
+
+use crate::ft::tls;
 
 /// The libvirt driver of virtft: stock clients open ft:///system
 #[derive(Debug, Clone, Parser)]
@@ -44,6 +47,22 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub emulator: Option<PathBuf>,
 
+    /// Listen for clients and other hosts' daemons under TLS at this address, too; libvirt's port is 16514
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = parse_listen)]
+    pub listen_tls: Option<SocketAddr>,
+
+    /// Folder with cacert.pem, servercert.pem, serverkey.pem, clientcert.pem and clientkey.pem. Default: libvirt's places under /etc/pki
+    #[arg(long, value_name = "DIRECTORY")]
+    pub pki: Option<PathBuf>,
+
+    /// Address at which this host keeps backups of other hosts' domains. Default: that by which the other host has come
+    #[arg(long, value_name = "IP")]
+    pub ft_address: Option<IpAddr>,
+
+    /// Ports for them
+    #[arg(long, value_name = "FIRST-LAST", value_parser = parse_ports, default_value = "49152-49215")]
+    pub ft_ports: (u16, u16),
+
     /// End when nobody has been connected, and no domain has run, for so long
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub timeout: Option<u64>,
@@ -55,6 +74,20 @@ pub struct Cli {
     /// What is logged to standard error: error, warn, info, debug, trace, or filters such as 'info,virtftd::calls=debug'
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log_filter: String,
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<SocketAddr>().ok();
+    let address = address.or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, tls::PORT)));
+    address.ok_or_else(|| "write an IP address, with a port or without: 0.0.0.0, [::]:16515".into())
+}
+
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let ports = text.split_once('-').and_then(|(first, last)| Some((number(first)?, number(last)?)));
+    ports
+        .filter(|(first, last)| first <= last)
+        .ok_or_else(|| "write two ports, the smaller one first: 49152-49215".into())
 }
 
 #[cfg(test)]

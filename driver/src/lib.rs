@@ -9,12 +9,12 @@
 //! ```
 //!
 //! Emulators are not tied to the daemon: it may be killed and started again at any time and finds them by their status
-//! files ([`vm`]). Until the emulator has a control interface, a process, its signals and its exit status are all that
-//! the daemon has of it; what waits for that interface says so where it stands.
+//! files ([`vm`]). It reaches them by their control sockets, signals and exit statuses. With daemons of other hosts it makes pairs ([`ft`]).
 
 pub mod calls;
 pub mod cli;
 pub mod error;
+pub mod ft;
 pub mod host;
 pub mod paths;
 pub mod server;

@@ -2,9 +2,13 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use crate::cli::Cli;
+use crate::ft::tls::Pki;
 
 /// The emulator's file name.
 const EMULATOR: &str = "virtft-emulator";
@@ -28,6 +32,12 @@ pub struct Paths {
     pub log: PathBuf,
     /// Emulator of domains that name none.
     pub emulator: PathBuf,
+    /// This host's certificates.
+    pub pki: Pki,
+    /// Where backups of other hosts' domains are reached; `None` is the address by which the other host has come.
+    pub ft_address: Option<IpAddr>,
+    /// Ports of backups, first and last.
+    pub ft_ports: (u16, u16),
 }
 
 impl Paths {
@@ -59,7 +69,16 @@ impl Paths {
             run: cli.run_dir.clone().unwrap_or_else(|| run.join("ft")),
             log: cli.log_dir.clone().unwrap_or_else(|| log.join("ft")),
             emulator: cli.emulator.clone().unwrap_or_else(find_emulator),
+            pki: Pki { folder: cli.pki.clone() },
+            ft_address: cli.ft_address,
+            ft_ports: cli.ft_ports,
         }
+    }
+
+    /// The control socket of a running domain's emulator.
+    #[must_use]
+    pub fn control(&self, uuid: Uuid) -> PathBuf {
+        self.run.join(format!("{uuid}.control"))
     }
 
     /// The URI that a client means who names none.

@@ -149,7 +149,7 @@ def metadata(daemon, folder):
     uri = "urn:virtft:domain:1.0"
     options = ["--uri", uri, "--key", "ft"]
     contains(daemon.virsh("metadata", "vm", "--uri", uri, status=1), "metadata not found")
-    element = "<fault-tolerance><peer uri='ft+tls://b/system'/></fault-tolerance>"
+    element = "<fault-tolerance><peer uri='ft+tls://b/system'/><arbiter type='dir' path='/x'/></fault-tolerance>"
     daemon.virsh("metadata", "vm", *options, "--set", element, "--config")
     contains(daemon.virsh("dumpxml", "vm"), f"<ft:fault-tolerance xmlns:ft='{uri}'><ft:peer uri=")
     shown = ElementTree.fromstring(daemon.virsh("metadata", "vm", "--uri", uri))

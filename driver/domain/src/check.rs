@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::devices::{CharDevice, CharSource, ConsoleTarget, DiskFormat, DiskSource, MacAddress};
 use crate::domain::Domain;
 use crate::error::DomainXmlError;
+use crate::ft::FaultTolerance;
 
 /// Most virtual processors.
 pub const MAX_VCPUS: u32 = 8;
@@ -40,6 +41,7 @@ impl Domain {
     /// # Errors
     /// When the machine cannot be like that.
     pub fn complete(&mut self, surroundings: &mut dyn Surroundings) -> Result<(), DomainXmlError> {
+        FaultTolerance::of(self)?;
         self.check_numbers()?;
         if self.os.kernel.is_none() {
             let reason = "there is no firmware: give the path of a kernel in <kernel>";

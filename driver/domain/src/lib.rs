@@ -18,6 +18,7 @@ mod cpu;
 mod devices;
 mod domain;
 mod error;
+mod ft;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod metadata;
@@ -34,5 +35,6 @@ pub use devices::{
 };
 pub use domain::{Domain, Memory, Vcpus, check_name};
 pub use error::DomainXmlError;
+pub use ft::{Arbiter, DiskPolicy, FT_NAMESPACE, FaultTolerance, Fence, Mode, OnBackupLost};
 pub use metadata::Metadata;
 pub use platform::{Action, Clock, Features, MACHINE, Os};

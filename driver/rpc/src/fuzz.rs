@@ -1,6 +1,7 @@
 //! Bodies of the fuzz targets, with what they check; `cargo test` runs them on seeded input.
 
 use crate::frame::{FrameBuffer, MAX_FRAME_BYTES};
+use crate::pair;
 use crate::remote::{PROCEDURES, RoundTrip, round_trip};
 
 /// A stream of bytes, read in pieces: the frames are the same however it is cut.
@@ -35,24 +36,27 @@ fn cut(data: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
 /// decoded once more.
 pub fn payloads(data: &[u8]) {
     for row in PROCEDURES {
-        payload(row.number, data);
+        payload(row.number, data, round_trip);
+    }
+    for row in pair::PROCEDURES {
+        payload(row.number, data, pair::round_trip);
     }
     for event in [318, 319, 331, 362, 379] {
-        payload(event, data);
+        payload(event, data, round_trip);
     }
     if let Ok(error) = crate::from_bytes::<crate::RemoteError>(data) {
         assert_eq!(crate::from_bytes(&crate::to_bytes(&error)), Ok(error));
     }
 }
 
-fn payload(number: i32, data: &[u8]) {
-    let first = round_trip(number, data).expect("it is in the table");
+fn payload(number: i32, data: &[u8], table: fn(i32, &[u8]) -> Option<RoundTrip>) {
+    let first = table(number, data).expect("it is in the table");
     let RoundTrip { args, reply } = &first;
     for (bytes, is_reply) in [(args, false), (reply, true)] {
         let Some(bytes) = bytes else { continue };
         // Flags and padding may differ from the input, which is why its own encoding is what has to be stable.
         assert!(bytes.len() <= data.len(), "procedure {number} grew");
-        let second = round_trip(number, bytes).expect("it is in the table");
+        let second = table(number, bytes).expect("it is in the table");
         assert_eq!(if is_reply { second.reply.as_ref() } else { second.args.as_ref() }, Some(bytes));
     }
 }

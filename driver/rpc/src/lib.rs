@@ -17,6 +17,7 @@ pub mod fuzz;
 mod error;
 mod frame;
 pub mod keepalive;
+pub mod pair;
 mod procedure;
 pub mod remote;
 mod types;

@@ -197,7 +197,7 @@ pub(crate) struct RoundTrip {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-fn again<T: Xdr>(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn again<T: Xdr>(bytes: &[u8]) -> Option<Vec<u8>> {
     crate::xdr::from_bytes::<T>(bytes).ok().map(|value| crate::xdr::to_bytes(&value))
 }
 

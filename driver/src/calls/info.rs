@@ -10,6 +10,7 @@ use virtft_rpc::{CharList, DomainRef};
 
 use super::{Context, existing, flag, group};
 use crate::error::DriverError;
+use crate::ft::issue;
 use crate::host::Node;
 use crate::vm::definition::Affects;
 use crate::vm::entry::Entry;
@@ -216,8 +217,12 @@ fn get_messages(
     context: &Context<'_>,
     args: domain_get_messages::Args,
 ) -> Result<domain_get_messages::Reply, DriverError> {
-    existing(context, &args.dom)?;
-    Ok(domain_get_messages::Reply { msgs: Vec::new() })
+    let msgs = context.with(&args.dom, |entry| {
+        let (Some(domain), Some(run)) = (entry.current(), &entry.run) else { return Ok(Vec::new()) };
+        let issues = issue::all(domain, super::statistics::wanted(entry).as_ref(), &run.protection);
+        Ok(issues.into_iter().map(|issue| format!("fault tolerance: {}: {}", issue.name, issue.text)).collect())
+    })?;
+    Ok(domain_get_messages::Reply { msgs })
 }
 
 /// There is no security model, so the label is empty.

@@ -62,7 +62,7 @@ const FILTERS: [Filter; 7] = [
 fn state_flag(entry: &Entry) -> u32 {
     match entry.state() {
         State::Running(_) => RUNNING,
-        State::Paused => PAUSED,
+        State::Paused | State::Following => PAUSED,
         State::Off(_) => SHUT_OFF,
         State::ShuttingDown => OTHER,
     }

@@ -1,6 +1,6 @@
 //! Title, description, and elements of other programs.
 
-use virtft_domain::Domain;
+use virtft_domain::{Domain, FaultTolerance};
 use virtft_rpc::remote::{domain_get_metadata, domain_set_metadata};
 
 use super::{Context, group, only_flags};
@@ -64,7 +64,10 @@ fn set_metadata(
         TITLE => Ok(domain.set_title(text.as_deref())?),
         ELEMENT => {
             let (uri, key) = (uri.as_deref().unwrap_or_default(), args.key.as_deref().unwrap_or_default());
-            Ok(domain.metadata.set(uri, key, text.as_deref())?)
+            domain.metadata.set(uri, key, text.as_deref())?;
+            // What this driver would do with its own element is said now, not when it does it.
+            FaultTolerance::of(domain)?;
+            Ok(())
         }
         other => Err(unknown_kind(other)),
     };

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use virtft_domain::{Disk, DiskFormat};
+use virtft_domain::{Disk, DiskFormat, FaultTolerance};
 use virtft_rpc::remote::{
     DomainStatistics, MemoryStatistic, connect_get_all_domain_stats, domain_get_block_info, domain_get_cpu_stats,
     domain_interface_stats, domain_memory_stats,
@@ -13,6 +13,7 @@ use virtft_rpc::{TypedParameter, TypedValue};
 
 use super::{Context, count, group, lists};
 use crate::error::DriverError;
+use crate::ft::issue;
 use crate::vm::entry::{Entry, Run};
 use crate::vm::{image, reference};
 
@@ -84,6 +85,7 @@ fn collect(entry: &Entry, wanted: u32, figures: &mut Figures) {
         let (state, reason) = entry.state().numbers();
         figures.add("state.state", TypedValue::Int(state));
         figures.add("state.reason", TypedValue::Int(reason));
+        collect_protection(entry, figures);
     }
     if let Some(run) = run.filter(|_| wanted & STATS_CPU != 0) {
         let usage = run.process.usage();
@@ -114,6 +116,46 @@ fn collect(entry: &Entry, wanted: u32, figures: &mut Figures) {
             collect_disk(disk, number, figures);
         }
     }
+}
+
+/// Fault tolerance, of domains that have or want any.
+fn collect_protection(entry: &Entry, figures: &mut Figures) {
+    let (Some(domain), wanted) = (entry.current(), wanted(entry)) else { return };
+    let Some(run) = entry.run.as_ref() else { return };
+    let protection = &run.protection;
+    if wanted.is_none() && protection.backup.is_none() {
+        return;
+    }
+    let status = protection.status.clone().unwrap_or_default();
+    figures.text("ft.state", issue::state(wanted.as_ref(), protection));
+    figures.text("ft.role", if protection.backup.is_some() { "backup" } else { "primary" });
+    figures.number("ft.epoch", status.epoch);
+    figures.number("ft.failovers", status.failovers);
+    if let Some(pair) = protection.pair.as_ref().filter(|_| status.role == "primary") {
+        figures.text("ft.peer", &pair.uri);
+        figures.number("ft.lag.ms", status.lag_ms);
+        figures.number("ft.log.rate", status.log_bytes_per_s);
+        figures.number("ft.outputs.held", status.outputs_held);
+    }
+    figures.number("ft.log.bytes", status.log_bytes);
+    if let Some(pause) = status.transfer_pause_ms {
+        figures.number("ft.transfer.pause.ms", pause);
+    }
+    if let Some(copied) = status.disks_copied {
+        figures.number("ft.transfer.disks.permille", copied);
+    }
+    figures.text("ft.event", &status.last_event);
+    let issues = issue::all(domain, wanted.as_ref(), protection);
+    figures.count("ft.issue.count", issues.len());
+    for (issue, number) in issues.iter().zip(0_usize..) {
+        figures.text(format!("ft.issue.{number}.name"), issue.name);
+        figures.text(format!("ft.issue.{number}.text"), &issue.text);
+    }
+}
+
+/// What the user wants of a domain's fault tolerance. What was accepted can be read.
+pub(super) fn wanted(entry: &Entry) -> Option<FaultTolerance> {
+    FaultTolerance::of(entry.current()?).ok().flatten()
 }
 
 fn collect_interfaces(run: &Run, figures: &mut Figures) {

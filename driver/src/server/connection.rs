@@ -6,18 +6,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::io::{AsyncReadExt, ReadHalf};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf};
 use tokio::sync::Semaphore;
+use virtft_rpc::pair::{PAIR_PROGRAM, PAIR_VERSION};
 use virtft_rpc::{Frame, FrameBuffer, Header, MessageType, REMOTE_PROGRAM, RemoteError, Status, keepalive, to_bytes};
 
 use super::keepalive::look_after;
 use super::outbox::outbox;
-use super::session::Session;
-use crate::calls;
+use super::session::{Origin, Session};
 use crate::error::DriverError;
 use crate::upstream::Kind;
 use crate::vm::Hypervisor;
+use crate::{calls, ft};
 
 /// Calls of one client that are carried out at once.
 const MAX_RUNNING: usize = 20;
@@ -27,10 +27,13 @@ const MAX_WAITING: usize = 200;
 const READ_BYTES: usize = 64 << 10;
 
 /// Serves a client until its connection ends.
-pub async fn serve(stream: UnixStream, id: u64, hypervisor: Arc<Hypervisor>, is_read_only: bool) {
+pub async fn serve<S>(stream: S, id: u64, hypervisor: Arc<Hypervisor>, origin: Origin)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     let (read, write) = tokio::io::split(stream);
     let (outbox, outlet) = outbox();
-    let session = Arc::new(Session::new(id, hypervisor, outbox.clone(), is_read_only));
+    let session = Arc::new(Session::new(id, hypervisor, outbox.clone(), origin));
     tracing::debug!("client {id} is connected");
     let writer = tokio::spawn(outlet.write_to(write));
     tokio::select! {
@@ -48,7 +51,7 @@ pub async fn serve(stream: UnixStream, id: u64, hypervisor: Arc<Hypervisor>, is_
 }
 
 /// Reads until the connection ends; returns why.
-async fn read_frames(mut socket: ReadHalf<UnixStream>, session: &Arc<Session>) -> String {
+async fn read_frames(mut socket: ReadHalf<impl AsyncRead>, session: &Arc<Session>) -> String {
     let mut buffer = FrameBuffer::default();
     let mut bytes = vec![0; READ_BYTES];
     let limits = Limits { running: Arc::new(Semaphore::new(MAX_RUNNING)), waiting: Arc::default() };
@@ -139,6 +142,8 @@ fn answer(frame: &Frame, session: &Arc<Session>) {
     let context = calls::Context::new(session, header);
     let result = if header.program == REMOTE_PROGRAM {
         calls::call(&context, header.procedure, frame.payload())
+    } else if header.program == PAIR_PROGRAM && header.version == PAIR_VERSION {
+        ft::serve::call(session, header.procedure, frame.payload())
     } else {
         // Programs for other hypervisors.
         Err(DriverError::UnknownProcedure(header.procedure))

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection;
+use super::session::Origin;
 use crate::paths::Paths;
 use crate::vm::Hypervisor;
 
@@ -107,7 +109,7 @@ impl Listener {
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => accept(&server, stream, is_read_only),
+                    Ok((stream, _)) => accept(&server, stream, Origin { only_looks: is_read_only, local: None }),
                     Err(error) => {
                         tracing::warn!("a client cannot be accepted: {error}");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -119,17 +121,31 @@ impl Listener {
     }
 }
 
-fn accept(server: &Arc<Server>, stream: tokio::net::UnixStream, is_read_only: bool) {
-    let Ok(permit) = Arc::clone(&server.clients).try_acquire_owned() else {
-        tracing::warn!("a client is turned away: there are {} already", server.max_clients);
-        return;
-    };
-    let id = server.last_client.fetch_add(1, Ordering::Relaxed) + 1;
-    let hypervisor = Arc::clone(&server.hypervisor);
-    tokio::spawn(async move {
-        connection::serve(stream, id, hypervisor, is_read_only).await;
+impl Server {
+    /// Room for one more client; `None` when there are too many.
+    pub(super) fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.clients).try_acquire_owned().ok();
+        if permit.is_none() {
+            tracing::warn!("a client is turned away: there are {} already", self.max_clients);
+        }
+        permit
+    }
+
+    /// Serves a client that was admitted, to its end.
+    pub(super) async fn serve<S>(&self, stream: S, origin: Origin, permit: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let id = self.last_client.fetch_add(1, Ordering::Relaxed) + 1;
+        connection::serve(stream, id, Arc::clone(&self.hypervisor), origin).await;
         drop(permit);
-    });
+    }
+}
+
+fn accept(server: &Arc<Server>, stream: tokio::net::UnixStream, origin: Origin) {
+    let Some(permit) = server.admit() else { return };
+    let server = Arc::clone(server);
+    tokio::spawn(async move { server.serve(stream, origin, permit).await });
 }
 
 impl Drop for Listener {

@@ -6,6 +6,7 @@ pub mod forward;
 pub mod keepalive;
 pub mod listener;
 pub mod outbox;
+pub mod secure;
 pub mod session;
 
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Cli;
+use crate::ft;
 use crate::paths::Paths;
 use crate::vm::Hypervisor;
 use listener::{Listener, Server};
@@ -47,7 +49,8 @@ async fn serve(cli: &Cli) -> Result<()> {
     let _lock = lock(&paths)?;
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
         .map(|kind| signal(kind).context("cannot wait for signals"));
-    let hypervisor = Hypervisor::new(paths.clone(), tokio::runtime::Handle::current());
+    let host = ft::identity(&paths.config)?;
+    let hypervisor = Hypervisor::new(paths.clone(), host, tokio::runtime::Handle::current());
     hypervisor.load()?;
     let server = Server::new(Arc::clone(&hypervisor), cli.max_clients);
     let listeners = Listener::open_all(&paths, cli.socket_gid)?;
@@ -55,6 +58,9 @@ async fn serve(cli: &Cli) -> Result<()> {
         listener.serve(&server)?;
     }
     tracing::info!("listening on {}", paths.socket.display());
+    if let Some(address) = cli.listen_tls {
+        secure::listen(address, &paths.pki, &server).await;
+    }
     let starter = Arc::clone(&hypervisor);
     tokio::task::spawn_blocking(move || starter.autostart());
     let idle = server.until_idle(cli.timeout.map(Duration::from_secs));

@@ -1,5 +1,6 @@
 //! What is known of one connection.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -25,12 +26,21 @@ pub struct Session {
     pub forwards: Forwards,
     /// The client answers pings.
     pub answers_pings: AtomicBool,
-    /// It came by the socket for those that may only look.
-    came_to_look: bool,
+    /// How it came.
+    origin: Origin,
     opened: Mutex<Option<Opened>>,
     started: Instant,
     /// When something was last heard, in ms since it began.
     heard_ms: AtomicU64,
+}
+
+/// How a client came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// By the socket for those that may only look.
+    pub only_looks: bool,
+    /// The address of this host that it connected to.
+    pub local: Option<IpAddr>,
 }
 
 /// What was opened.
@@ -45,7 +55,7 @@ pub struct Opened {
 impl Session {
     /// A connection on which nothing was said yet.
     #[must_use]
-    pub fn new(id: u64, hypervisor: Arc<Hypervisor>, outbox: Outbox, came_to_look: bool) -> Self {
+    pub fn new(id: u64, hypervisor: Arc<Hypervisor>, outbox: Outbox, origin: Origin) -> Self {
         Self {
             id,
             hypervisor,
@@ -53,7 +63,7 @@ impl Session {
             streams: Streams::default(),
             forwards: Forwards::default(),
             answers_pings: AtomicBool::new(false),
-            came_to_look,
+            origin,
             opened: Mutex::new(None),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
@@ -73,8 +83,14 @@ impl Session {
         if opened.is_some() {
             return Err(DriverError::Invalid("the connection is open already".into()));
         }
-        *opened = Some(Opened { uri, is_read_only: read_only || self.came_to_look });
+        *opened = Some(Opened { uri, is_read_only: read_only || self.origin.only_looks });
         Ok(())
+    }
+
+    /// The address of this host that the client connected to.
+    #[must_use]
+    pub fn local_address(&self) -> Option<IpAddr> {
+        self.origin.local
     }
 
     /// What was opened, if anything.

@@ -7,19 +7,50 @@ use virtft_domain::{CharDevice, CharSource, ConsoleTarget, Disk, Domain, Interfa
 
 use super::entry::is_alias_of_serial;
 
-/// What is executed, and with which arguments. `taps` has the interface of each network card that has one.
+/// What an emulator is to do.
+#[derive(Debug, Clone, Copy)]
+pub enum Role<'a> {
+    /// Run the machine; with the options of fault tolerance, where that is wanted.
+    Run {
+        /// Text of `--ft`.
+        ft: Option<&'a str>,
+    },
+    /// Follow another host's.
+    Backup {
+        /// Where the primary comes.
+        listen: &'a str,
+        /// Text of `--ft`.
+        ft: &'a str,
+    },
+}
+
+/// With which arguments an emulator is started. `taps` has the interface of each network card that has one.
 #[must_use]
-pub fn arguments(domain: &Domain, taps: &[Option<String>]) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["run".into()];
+pub fn arguments(domain: &Domain, taps: &[Option<String>], control: &Path, role: &Role<'_>) -> Vec<OsString> {
+    let word = if matches!(role, Role::Run { .. }) { "run" } else { "backup" };
+    let mut arguments: Vec<OsString> = vec![word.into()];
     let mut add = |name: &str, value: String| arguments.push(format!("--{name}={value}").into());
-    for (name, value) in [("kernel", &domain.os.kernel), ("initrd", &domain.os.initrd), ("append", &domain.os.cmdline)]
-    {
-        if let Some(value) = value {
-            add(name, value.clone());
+    let boot = [("kernel", &domain.os.kernel), ("initrd", &domain.os.initrd), ("append", &domain.os.cmdline)];
+    match role {
+        Role::Run { ft } => {
+            for (name, value) in boot {
+                if let Some(value) = value {
+                    add(name, value.clone());
+                }
+            }
+            add("memory", format!("{}M", domain.memory.max_kib / 1024));
+            add("vcpus", domain.vcpus.count.to_string());
+            if let Some(ft) = ft {
+                add("ft", (*ft).to_owned());
+            }
+        }
+        Role::Backup { listen, ft } => {
+            add("listen", (*listen).to_owned());
+            add("ft", (*ft).to_owned());
         }
     }
-    add("memory", format!("{}M", domain.memory.max_kib / 1024));
-    add("vcpus", domain.vcpus.count.to_string());
+    add("name", domain.known_uuid().to_string());
+    add("control", control.display().to_string());
     for disk in &domain.devices.disks {
         add("disk", disk_option(disk));
     }
@@ -142,7 +173,12 @@ mod tests {
             interface.mac = Some("52:54:00:00:00:01".parse().unwrap());
         }
         let taps = [Some("vnet0".to_owned()), Some("vnet1".to_owned()), Some("tap7".to_owned()), None];
-        let line: Vec<String> = arguments(&domain, &taps).into_iter().map(|word| word.into_string().unwrap()).collect();
+        let words = |role: &Role<'_>| -> Vec<String> {
+            let line = arguments(&domain, &taps, Path::new("/run/c"), role);
+            line.into_iter().map(|word| word.into_string().unwrap()).collect()
+        };
+        let name = format!("--name={}", domain.known_uuid());
+        let line = words(&Role::Run { ft: Some("arbiter=dir:/x") });
         let expected = [
             "run",
             "--kernel=/boot/vmlinuz",
@@ -150,6 +186,9 @@ mod tests {
             "--append=console=ttyS0 root=/dev/vda1 a='b'",
             "--memory=1024M",
             "--vcpus=2",
+            "--ft=arbiter=dir:/x",
+            &name,
+            "--control=/run/c",
             "--disk=file=/images/a,,b.qcow2,id=root-disk,format=raw",
             "--disk=file=/dev/vg/data,format=raw,readonly=on",
             "--net=tap=vnet0,mac=52:54:00:00:00:01",
@@ -162,6 +201,9 @@ mod tests {
             "--console=null",
         ];
         assert_eq!(line, expected);
+        let backup = words(&Role::Backup { listen: "tls://b:1", ft: "arbiter=dir:/x" });
+        assert_eq!(backup[..5], ["backup", "--listen=tls://b:1", "--ft=arbiter=dir:/x", &name, "--control=/run/c"]);
+        assert_eq!(backup[5..], line[9..]);
 
         let told = Terminals::parse("WARN x\n--serial: /dev/pts/4\n--console: nonsense\n");
         assert_eq!(told, Terminals { serials: vec!["/dev/pts/4".into()], consoles: vec![] });

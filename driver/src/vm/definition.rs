@@ -49,6 +49,7 @@ impl Hypervisor {
         let domain = Arc::new(complete(xml)?);
         let mut registry = self.registry();
         let entry = registry.claim(&domain)?;
+        entry.check_own()?;
         if let Err(error) = self.store.save(&domain) {
             registry.forget_if_gone(domain.known_uuid());
             return Err(error);
@@ -69,6 +70,7 @@ impl Hypervisor {
     pub fn undefine(&self, uuid: Uuid) -> Result<(), DriverError> {
         let mut registry = self.registry();
         let entry = registry.get_mut(uuid)?;
+        entry.check_own()?;
         entry.persistent()?;
         self.store.remove(entry.name())?;
         entry.definition = None;
@@ -94,6 +96,7 @@ impl Hypervisor {
             )));
         }
         let entry = registry.get_mut(uuid)?;
+        entry.check_own()?;
         if entry.run.is_some() {
             return Err(DriverError::Invalid(format!("the domain '{}' is running", entry.name())));
         }
@@ -121,6 +124,7 @@ impl Hypervisor {
     pub fn set_autostart(&self, uuid: Uuid, autostart: bool) -> Result<(), DriverError> {
         let mut registry = self.registry();
         let entry = registry.get_mut(uuid)?;
+        entry.check_own()?;
         entry.persistent()?;
         self.store.set_autostart(entry.name(), autostart)?;
         entry.autostart = autostart;
@@ -139,6 +143,7 @@ impl Hypervisor {
     ) -> Result<(), DriverError> {
         let mut registry = self.registry();
         let entry = registry.get_mut(uuid)?;
+        entry.check_own()?;
         let affects = Affects::new(flags, entry.run.is_some());
         if affects.live {
             entry.running()?;
@@ -170,6 +175,7 @@ impl Hypervisor {
     ) -> Result<(), DriverError> {
         let mut registry = self.registry();
         let entry = registry.get_mut(uuid)?;
+        entry.check_own()?;
         let affects = Affects::new(flags, entry.run.is_some());
         let changed = |domain: &Arc<Domain>| {
             let mut domain = (**domain).clone();

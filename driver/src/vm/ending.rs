@@ -10,12 +10,15 @@ use virtft_domain::{Action, Domain};
 
 use super::entry::{Entry, OffReason, Run, RunningReason, Wish};
 use super::events::{Happening, Lifecycle};
-use super::launch::{Launched, clean_up, launch};
+use super::launch::{Launched, clean_up};
 use super::process::{End, Process};
 use super::{Hypervisor, reference, status};
+use crate::ft::Protection;
 
 /// The emulator's exit status after a triple fault.
 const TRIPLE_FAULT: i32 = 4;
+/// The emulator's exit status when another host runs the machine, or needs no backup any more.
+const RUNS_ELSEWHERE: i32 = 9;
 
 /// What a process's end means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +68,7 @@ impl Hypervisor {
             let Ok(run) = registry.get_mut(uuid).and_then(Entry::running_mut) else { return };
             clean_up(&std::mem::take(&mut run.names));
         }
-        let launched = launch(base, &self.paths);
+        let launched = self.launch_own(base);
         let mut registry = self.registry();
         let Ok(entry) = registry.get_mut(uuid) else { return };
         let Some(run) = &mut entry.run else { return };
@@ -86,12 +89,15 @@ impl Hypervisor {
         run.names = names;
         run.process = process.clone();
         (run.power_pressed, run.restarts, run.reason) = (false, false, RunningReason::Booted);
+        run.protection = Protection::default();
         self.save_status(entry);
         let dom = reference(entry);
         drop(registry);
         self.changed.notify_all();
         self.events.tell(&dom, &Happening::Reboot);
+        let pid = process.pid();
         self.watch(uuid, process);
+        self.follow(uuid, pid);
     }
 
     fn turn_off(&self, uuid: Uuid, reason: OffReason) {
@@ -101,6 +107,14 @@ impl Hypervisor {
         let Some(run) = entry.run.take() else { return };
         clean_up(&run.names);
         entry.off = reason;
+        let moved = reason == OffReason::Migrated && run.protection.backup.is_none();
+        if moved && entry.definition.take().is_some() {
+            // The definition is where the domain runs.
+            entry.autostart = false;
+            if let Err(error) = self.store.remove(entry.name()) {
+                tracing::error!("{error}");
+            }
+        }
         let stopped = reference(entry);
         status::remove(&self.paths.run, uuid);
         registry.forget_if_gone(uuid);
@@ -113,8 +127,12 @@ impl Hypervisor {
             OffReason::Destroyed => Lifecycle::StoppedDestroyed,
             OffReason::Crashed => Lifecycle::StoppedCrashed,
             OffReason::Failed => Lifecycle::StoppedFailed,
+            OffReason::Migrated => Lifecycle::StoppedMigrated,
         };
         self.tell(&stopped, change);
+        if moved {
+            self.tell(&stopped, Lifecycle::Undefined);
+        }
         self.changed.notify_all();
     }
 }
@@ -130,6 +148,9 @@ fn meaning_of(run: &Run, end: End) -> Meaning {
         Action::Destroy => Meaning::Off(reason),
     };
     match (run.wish, end) {
+        // A backup is gone, whatever ended it: its domain runs elsewhere, or has ended there.
+        _ if run.protection.backup.is_some() => Meaning::Off(OffReason::Migrated),
+        (None, End::Status(RUNS_ELSEWHERE)) => Meaning::Off(OffReason::Migrated),
         (Some(Wish::Destroy), _) => Meaning::Off(OffReason::Destroyed),
         (Some(Wish::Reset), _) => Meaning::Restart,
         (None, End::Status(0) | End::Unknown) if run.restarts => Meaning::Restart,

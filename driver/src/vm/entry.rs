@@ -7,6 +7,7 @@ use virtft_domain::{CharDevice, CharSource, ConsoleTarget, Domain};
 
 use super::process::Process;
 use crate::error::DriverError;
+use crate::ft::Protection;
 
 /// State and reason, in libvirt's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub enum State {
     Running(RunningReason),
     /// 3, by a user.
     Paused,
+    /// 3: it follows another host's machine.
+    Following,
     /// 4: the power button was pressed.
     ShuttingDown,
     /// 5.
@@ -28,6 +31,8 @@ pub enum RunningReason {
     Booted,
     /// It was paused before.
     Unpaused,
+    /// It ran on another host before.
+    Migrated,
 }
 
 /// Why a domain is off.
@@ -44,6 +49,8 @@ pub enum OffReason {
     Crashed,
     /// The emulator failed, or could not be started.
     Failed,
+    /// Another host runs it.
+    Migrated,
 }
 
 impl State {
@@ -53,12 +60,15 @@ impl State {
         match self {
             Self::Running(RunningReason::Booted) => (1, 1),
             Self::Running(RunningReason::Unpaused) => (1, 5),
+            Self::Running(RunningReason::Migrated) => (1, 2),
             Self::Paused => (3, 1),
+            Self::Following => (3, 2),
             Self::ShuttingDown => (4, 1),
             Self::Off(OffReason::Unknown) => (5, 0),
             Self::Off(OffReason::Shutdown) => (5, 1),
             Self::Off(OffReason::Destroyed) => (5, 2),
             Self::Off(OffReason::Crashed) => (5, 3),
+            Self::Off(OffReason::Migrated) => (5, 4),
             Self::Off(OffReason::Failed) => (5, 6),
         }
     }
@@ -97,7 +107,7 @@ pub struct Run {
     pub names: HostNames,
     /// The emulator.
     pub process: Process,
-    /// Stopped by SIGSTOP.
+    /// Made to stand still.
     pub is_paused: bool,
     /// Why it runs.
     pub reason: RunningReason,
@@ -110,13 +120,35 @@ pub struct Run {
     pub wish: Option<Wish>,
     /// The session with which it ends.
     pub owner: Option<u64>,
+    /// Its backup, or whose backup it is.
+    pub protection: Protection,
 }
 
 impl Run {
+    /// A run that has just begun.
+    #[must_use]
+    pub fn new(id: i32, base: &Arc<Domain>, process: Process) -> Self {
+        Self {
+            id,
+            base: Arc::clone(base),
+            names: HostNames::default(),
+            process,
+            is_paused: false,
+            reason: RunningReason::Booted,
+            power_pressed: false,
+            restarts: false,
+            wish: None,
+            owner: None,
+            protection: Protection::default(),
+        }
+    }
+
     /// State as clients see it.
     #[must_use]
     pub fn state(&self) -> State {
-        if self.is_paused {
+        if self.protection.backup.is_some() {
+            State::Following
+        } else if self.is_paused {
             State::Paused
         } else if self.power_pressed {
             State::ShuttingDown
@@ -247,6 +279,20 @@ impl Entry {
     pub fn running_mut(&mut self) -> Result<&mut Run, DriverError> {
         let Self { run, identity, .. } = self;
         run.as_mut().ok_or_else(|| not_running(&identity.0))
+    }
+
+    /// Whether users may do something to it here: what follows another host's machine is that host's.
+    ///
+    /// # Errors
+    /// When it is a backup.
+    pub fn check_own(&self) -> Result<(), DriverError> {
+        match &self.run {
+            Some(run) if run.protection.backup.is_some() => Err(DriverError::Invalid(format!(
+                "'{}' is the backup of a domain that runs on another host; do it there",
+                self.name()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The definition of a persistent domain.

@@ -41,6 +41,14 @@ pub enum Lifecycle {
     StoppedCrashed,
     /// Is off: the emulator failed.
     StoppedFailed,
+    /// Runs here: it ran on another host before.
+    StartedMigrated,
+    /// Follows another host's machine.
+    PausedMigrated,
+    /// Goes on here.
+    ResumedMigrated,
+    /// Is off here: another host runs it.
+    StoppedMigrated,
     /// Is about to be off, by the guest's will.
     ShutdownByGuest,
     /// Is about to be off, by the host's will.
@@ -56,7 +64,11 @@ impl Lifecycle {
             Self::Undefined => (1, 0),
             Self::UndefinedRenamed => (1, 1),
             Self::Booted => (2, 0),
+            Self::StartedMigrated => (2, 1),
             Self::Paused => (3, 0),
+            Self::PausedMigrated => (3, 1),
+            Self::ResumedMigrated => (4, 1),
+            Self::StoppedMigrated => (5, 3),
             Self::Unpaused => (4, 0),
             Self::StoppedByGuest => (5, 0),
             Self::StoppedDestroyed => (5, 1),

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use virtft_domain::Domain;
 
-use super::command::{Terminals, arguments, distribute_terminals, program};
+use super::command::{Role, Terminals, arguments, distribute_terminals, program};
 use super::entry::HostNames;
 use super::network::{self, Taps};
 use super::process::{End, Process};
 use crate::error::DriverError;
+use crate::ft::control;
 use crate::paths::Paths;
 
 /// How long an emulator may take to open what it was told.
@@ -40,13 +41,14 @@ pub struct Launched {
 ///
 /// # Errors
 /// When it cannot be started or ends before that; nothing of it is left then.
-pub fn launch(domain: &Domain, paths: &Paths) -> Result<Launched, DriverError> {
+pub fn launch(domain: &Domain, paths: &Paths, role: &Role<'_>) -> Result<Launched, DriverError> {
     let failed = |reason: String| DriverError::Start { name: domain.name.clone(), reason };
     let taps = Taps::make(domain, paths)?;
     let log = Log::open(&paths.log, &domain.name)?;
     let program = program(domain, &paths.emulator);
     let mut command = Command::new(&program);
-    command.args(arguments(domain, &taps.names)).current_dir("/").stdin(Stdio::null());
+    let control = paths.control(domain.known_uuid());
+    command.args(arguments(domain, &taps.names, &control, role)).current_dir("/").stdin(Stdio::null());
     // What is typed at the daemon's terminal is not for the guests, and they outlive the daemon.
     command.process_group(0);
     let (stdout, stderr) = (log.file.try_clone(), log.file.try_clone());
@@ -57,7 +59,12 @@ pub fn launch(domain: &Domain, paths: &Paths) -> Result<Launched, DriverError> {
     // The descriptor below replaces the handle of the standard library: it works for the children of former daemons too.
     let pid = i32::try_from(child.id()).map_err(|error| failed(error.to_string()))?;
     let process = Process::open(pid).map_err(|error| failed(error.to_string()))?;
-    wait_until_it_runs(&process, &log).map_err(failed)?;
+    let is_ready = || match role {
+        Role::Run { .. } => process.is_confined(),
+        // One that waits for its primary is confined when it runs the machine.
+        Role::Backup { .. } => control::status(&control).is_ok(),
+    };
+    wait_until_it_runs(&process, &log, is_ready).map_err(failed)?;
     let (serials, consoles) = distribute_terminals(domain, &Terminals::parse(&log.said()));
     let (taps, made) = taps.keep();
     Ok(Launched { process, names: HostNames { serials, consoles, taps, made } })
@@ -68,7 +75,7 @@ pub fn clean_up(names: &HostNames) {
     network::remove(&names.made);
 }
 
-fn wait_until_it_runs(process: &Process, log: &Log) -> Result<(), String> {
+fn wait_until_it_runs(process: &Process, log: &Log, is_ready: impl Fn() -> bool) -> Result<(), String> {
     let mut deadline = Instant::now() + START_WAIT;
     let mut was_killed = false;
     loop {
@@ -77,7 +84,7 @@ fn wait_until_it_runs(process: &Process, log: &Log) -> Result<(), String> {
             Some(End::Status(status)) => return Err(format!("{} (status {status})", log.last_line())),
             Some(End::Signal(signal)) => return Err(format!("{} (signal {signal})", log.last_line())),
             Some(End::Unknown) => return Err(log.last_line()),
-            None if process.is_confined() => return Ok(()),
+            None if is_ready() => return Ok(()),
             None if Instant::now() > deadline && was_killed => return Err("it does not end".into()),
             None if Instant::now() > deadline => {
                 // Its end is collected below.

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use uuid::Uuid;
-use virtft_domain::Domain;
+use virtft_domain::{Domain, FaultTolerance, Mode};
 use virtft_rpc::DomainRef;
+use virtft_rpc::pair::{hello, holds};
 
+use super::command::Role;
 use super::definition::complete;
 use super::entry::{Entry, OffReason, Run, RunningReason, Wish};
 use super::events::{Happening, Lifecycle};
@@ -15,6 +17,8 @@ use super::launch::{Launched, launch};
 use super::status::Status;
 use super::{Hypervisor, reference};
 use crate::error::DriverError;
+use crate::ft::peer::Peer;
+use crate::ft::{control, options, serve};
 use crate::host;
 
 /// How long an emulator may take to close its disks before it is killed.
@@ -59,7 +63,8 @@ impl Hypervisor {
     /// Starts the machine; the caller has the job.
     fn launch_as(self: &Arc<Self>, base: &Arc<Domain>, owner: Option<u64>) -> Result<DomainRef, DriverError> {
         let uuid = base.known_uuid();
-        let launched = launch(base, &self.paths);
+        self.check_nowhere_else(base)?;
+        let launched = self.launch_own(base);
         let mut registry = self.registry();
         let Launched { process, names } = match launched {
             Ok(launched) => launched,
@@ -69,18 +74,7 @@ impl Hypervisor {
             }
         };
         let id = registry.next_id();
-        let run = Run {
-            id,
-            base: Arc::clone(base),
-            names,
-            process,
-            is_paused: false,
-            reason: RunningReason::Booted,
-            power_pressed: false,
-            restarts: false,
-            wish: None,
-            owner,
-        };
+        let run = Run { names, owner, ..Run::new(id, base, process) };
         let entry = registry.get_mut(uuid)?;
         let process = run.process.clone();
         entry.run = Some(run);
@@ -89,8 +83,38 @@ impl Hypervisor {
         drop(registry);
         tracing::info!("domain '{}' runs as process {}", dom.name, process.pid());
         self.tell(&dom, Lifecycle::Booted);
+        let pid = process.pid();
         self.watch(uuid, process);
+        self.follow(uuid, pid);
         Ok(dom)
+    }
+
+    /// Starts the emulator of a domain of this host.
+    pub(super) fn launch_own(&self, base: &Domain) -> Result<Launched, DriverError> {
+        let wanted = FaultTolerance::of(base)?.filter(|wanted| wanted.mode == Mode::Replay);
+        let ft = wanted.map(|wanted| options::text(&wanted, self.paths.pki.folder.as_deref()));
+        launch(base, &self.paths, &Role::Run { ft: ft.as_deref() })
+    }
+
+    /// A domain that another of its hosts runs is not started here. A host that does not answer is no reason not to: the arbiter and the marks
+    /// beside the disks decide then.
+    fn check_nowhere_else(&self, base: &Domain) -> Result<(), DriverError> {
+        let Some(wanted) = FaultTolerance::of(base)?.filter(|wanted| wanted.mode == Mode::Replay) else {
+            return Ok(());
+        };
+        for uri in &wanted.hosts {
+            let args = holds::Args { domain: base.known_uuid() };
+            let answer = Peer::connect(uri, &self.paths.pki).and_then(|mut peer| {
+                let other = peer.call::<hello::Call>(&hello::Args {})?;
+                Ok(if other.host == self.host { None } else { Some(peer.call::<holds::Call>(&args)?.what) })
+            });
+            if let Ok(Some(what)) = answer
+                && serve::is_running(what)
+            {
+                return Err(DriverError::Invalid(format!("the domain '{}' runs at {uri}", base.name)));
+            }
+        }
+        Ok(())
     }
 
     /// Presses the power button.
@@ -113,6 +137,7 @@ impl Hypervisor {
         let _job = self.begin_job(uuid)?;
         let mut registry = self.registry();
         let entry = registry.get_mut(uuid)?;
+        entry.check_own()?;
         let name = entry.name().to_owned();
         let run = entry.running_mut()?;
         if run.is_paused {
@@ -157,6 +182,7 @@ impl Hypervisor {
     fn end_process(&self, uuid: Uuid, wish: Wish) -> Result<(), DriverError> {
         let mut registry = self.registry();
         let entry = registry.get_mut(uuid)?;
+        entry.check_own()?;
         let dom = reference(entry);
         let run = entry.running_mut()?;
         let pid = run.process.pid();
@@ -164,9 +190,8 @@ impl Hypervisor {
         if wish == Wish::Destroy {
             self.tell(&dom, Lifecycle::ShutdownByHost);
         }
-        // Two different signals, for equal ones may become one: the second ends the emulator in order. A stopped process
-        // takes signals when it goes on.
-        for signal in [Signal::TERM, Signal::INT, Signal::CONT] {
+        // Two different signals, for equal ones may become one: the second ends the emulator in order.
+        for signal in [Signal::TERM, Signal::INT] {
             run.process.signal(signal);
         }
         let process = run.process.clone();
@@ -191,11 +216,10 @@ impl Hypervisor {
         Err(DriverError::Failed(format!("the emulator of '{}' cannot be ended", dom.name)))
     }
 
-    /// Stops the machine where it is. SIGSTOP does it until there is a control interface: the guest's clock goes on, and
-    /// passt answers for the guest meanwhile.
+    /// Makes the machine stand still, and its time with it.
     ///
     /// # Errors
-    /// When the domain does not run.
+    /// When the domain does not run, or its emulator does not answer.
     pub fn suspend(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
         self.pause(uuid, true)
     }
@@ -210,18 +234,20 @@ impl Hypervisor {
 
     fn pause(self: &Arc<Self>, uuid: Uuid, pause: bool) -> Result<(), DriverError> {
         let _job = self.begin_job(uuid)?;
+        {
+            let registry = self.registry();
+            let entry = registry.get(uuid)?;
+            entry.check_own()?;
+            if entry.running()?.is_paused == pause {
+                let not_paused = || DriverError::Invalid(format!("the domain '{}' is not paused", entry.name()));
+                return if pause { Ok(()) } else { Err(not_paused()) };
+            }
+        }
+        let order = if pause { "pause" } else { "resume" };
+        control::order(&self.paths.control(uuid), order).map_err(DriverError::Failed)?;
         let mut registry = self.registry();
         let entry = registry.get_mut(uuid)?;
-        let name = entry.name().to_owned();
         let run = entry.running_mut()?;
-        if run.is_paused == pause {
-            return if pause {
-                Ok(())
-            } else {
-                Err(DriverError::Invalid(format!("the domain '{name}' is not paused")))
-            };
-        }
-        run.process.signal(if pause { Signal::STOP } else { Signal::CONT });
         run.is_paused = pause;
         run.reason = RunningReason::Unpaused;
         self.save_status(entry);
@@ -247,7 +273,7 @@ impl Hypervisor {
     }
 
     /// Writes what another daemon must know of the run. A failure is logged: the machine runs, and may well go on.
-    pub(super) fn save_status(&self, entry: &Entry) {
+    pub(crate) fn save_status(&self, entry: &Entry) {
         let Some(run) = &entry.run else { return };
         if let Err(error) = Status::new(run, host::boot_id()).save(&self.paths.run, entry.uuid()) {
             tracing::error!("the domain '{}' would not be found again: {error}", entry.name());
@@ -255,7 +281,7 @@ impl Hypervisor {
     }
 
     /// Tells of a change in a domain's life.
-    pub(super) fn tell(&self, dom: &DomainRef, change: Lifecycle) {
+    pub(crate) fn tell(&self, dom: &DomainRef, change: Lifecycle) {
         self.events.tell(dom, &Happening::Lifecycle(change));
     }
 }

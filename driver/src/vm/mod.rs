@@ -54,9 +54,11 @@ const JOB_WAIT: Duration = Duration::from_secs(30);
 pub struct Hypervisor {
     /// Where things are.
     pub paths: Paths,
+    /// This daemon, as others tell it apart.
+    pub host: Uuid,
     /// Who wants to be told.
     pub events: Events,
-    store: Store,
+    pub(crate) store: Store,
     registry: Mutex<Registry>,
     /// Told whenever a job ends or a machine stops.
     changed: Condvar,
@@ -68,10 +70,11 @@ pub struct Hypervisor {
 impl Hypervisor {
     /// A hypervisor without domains; [`Hypervisor::load`] finds them.
     #[must_use]
-    pub fn new(paths: Paths, runtime: Handle) -> Arc<Self> {
+    pub fn new(paths: Paths, host: Uuid, runtime: Handle) -> Arc<Self> {
         let store = Store::new(paths.config.clone());
         Arc::new(Self {
             paths,
+            host,
             events: Events::default(),
             store,
             registry: Mutex::default(),

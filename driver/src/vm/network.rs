@@ -57,6 +57,11 @@ impl Taps {
         };
         ip(&["tuntap", "add", "dev", &name, "mode", "tap"])?;
         self.made.push(name.clone());
+        if let Some(mac) = interface.mac {
+            // A bridge takes the lowest address of its ports: it must not change with the machines that come and go.
+            let high = format!("fe{}", &mac.to_string()[2..]);
+            ip(&["link", "set", "dev", &name, "address", &high])?;
+        }
         if let Some(bridge) = &bridge {
             ip(&["link", "set", "dev", &name, "master", bridge])?;
         }

@@ -13,6 +13,7 @@ use super::launch::clean_up;
 use super::process::Process;
 use super::status::{self, Status};
 use crate::error::DriverError;
+use crate::ft::Protection;
 use crate::host;
 
 impl Hypervisor {
@@ -64,15 +65,22 @@ impl Hypervisor {
             names: status.names.clone(),
             process: process.clone(),
             is_paused: status.is_paused,
-            reason: if status.is_unpaused { RunningReason::Unpaused } else { RunningReason::Booted },
+            reason: match (status.is_unpaused, status.is_migrated) {
+                (true, _) => RunningReason::Unpaused,
+                (false, true) => RunningReason::Migrated,
+                (false, false) => RunningReason::Booted,
+            },
             power_pressed: status.power_pressed,
             restarts: status.restarts,
             wish: None,
             owner: None,
+            protection: Protection::found(status.pair.clone(), status.backup.clone()),
         });
         drop(registry);
-        tracing::info!("domain '{name}' was found running as process {}", process.pid());
+        let pid = process.pid();
+        tracing::info!("domain '{name}' was found running as process {pid}");
         self.watch(uuid, process);
+        self.follow(uuid, pid);
     }
 
     /// Starts the domains that start with the daemon, once in each boot of the host.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::entry::{HostNames, Run, RunningReason};
 use super::store::write_atomically;
 use crate::error::DriverError;
+use crate::ft::{BackupOf, Pair};
 
 /// Version of the format; another one is not read.
 const VERSION: u32 = 1;
@@ -40,6 +41,15 @@ pub struct Status {
     pub power_pressed: bool,
     /// It starts again when the guest powers off.
     pub restarts: bool,
+    /// It came from another host.
+    #[serde(default)]
+    pub is_migrated: bool,
+    /// Its backup.
+    #[serde(default)]
+    pub pair: Option<Pair>,
+    /// Whose backup it is.
+    #[serde(default)]
+    pub backup: Option<BackupOf>,
 }
 
 impl Status {
@@ -58,6 +68,9 @@ impl Status {
             is_unpaused: run.reason == RunningReason::Unpaused,
             power_pressed: run.power_pressed,
             restarts: run.restarts,
+            is_migrated: run.reason == RunningReason::Migrated,
+            pair: run.protection.pair.clone(),
+            backup: run.protection.backup.clone(),
         }
     }
 

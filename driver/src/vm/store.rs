@@ -127,7 +127,7 @@ fn read(path: &Path) -> Result<Domain, String> {
 }
 
 /// Replaces a file, on the medium before it is returned.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     // Not ending in .xml or .json, so that nobody takes what a crash left for a definition.
     let mut temporary = path.as_os_str().to_owned();

@@ -1,5 +1,6 @@
 //! How a VM becomes one that can be protected: its arbiter is named, and it begins a new incarnation there.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::super::arbiter::{ArbiterThread, Directory};
@@ -13,16 +14,17 @@ impl Engine {
     /// Before a backup is made at `peer`: the options that a client sent with its wish. A VM that has an arbiter keeps it.
     pub(super) fn join(&mut self, options: Option<&str>, peer: &PeerUrl) -> Result<(), String> {
         let option = options.map(str::parse::<FtOption>).transpose().map_err(|error| error.to_string())?;
-        match (&self.parts.membership, option) {
+        let pki = option.as_ref().and_then(|option| option.pki.clone());
+        match (&mut self.parts.membership, option) {
             (None, None) => {
                 Err("the VM was started without --ft: name an arbiter, as in ft=arbiter=dir:/shared/ft".into())
             }
-            (Some(member), None) => check_certificates(member.security.as_ref(), peer),
+            (Some(member), None) => member.need_certificates(peer, None),
             (Some(member), Some(option)) => {
                 if member.option != option.arbiter {
                     return Err("the VM has another arbiter; it keeps it for as long as it runs".into());
                 }
-                check_certificates(member.security.as_ref(), peer)?;
+                member.need_certificates(peer, pki.as_deref())?;
                 if self.parts.protection.disks != option.disks {
                     return Err(
                         "the VM's disks are marked for another policy; it keeps disks= for as long as it runs".into()
@@ -52,13 +54,14 @@ impl Engine {
     }
 }
 
-fn check_certificates(security: Option<&Security>, peer: &PeerUrl) -> Result<(), String> {
-    if peer.tls && security.is_none() {
-        return Err(
-            "no certificates were loaded when this process started; name a tls: peer or a pki folder then".into()
-        );
+impl Membership {
+    /// A process that was started without a peer under TLS has read no certificates yet.
+    fn need_certificates(&mut self, peer: &PeerUrl, pki: Option<&Path>) -> Result<(), String> {
+        if peer.tls && self.security.is_none() {
+            self.security = Some(Security::load(pki)?);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A VM begins a new incarnation from these images, and marks them so.
