@@ -1,16 +1,23 @@
-# Thin: every target is a few calls of scripts. `make demo` needs nothing but a Debian 12 with Rust.
+# Thin: every target is a few calls of scripts. `make demo` needs nothing but a Debian 12 with Rust, and root.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ASSETS := $(or $(VIRTFT_ASSETS),target/assets)
 
-.PHONY: demo demo-ft test lint bench soak assets debian
+.PHONY: demo demo-ft shell test lint bench soak assets debian
 
+# Three hosts, each with a virtftd: a VM that keeps its TCP connection while its hosts are killed, all through virsh.
 demo: assets
+	tests/lib/install-deps ft driver
+	cargo build --locked --release --package virtft-emulator --package virtftd
+	VIRTFT_EMULATOR=$(TARGET)/release/virtft-emulator tests/demo/virsh
+
+# A shell in a guest, without root.
+shell: assets
 	cargo build --locked --release --package virtft-emulator
 	$(TARGET)/release/virtft-emulator run --kernel $(ASSETS)/vmlinuz --initrd $(ASSETS)/busybox.cpio \
 	    --append 'console=ttyS0' --memory 512M --serial stdio
 
-# A VM that keeps its TCP connection while its host is killed; needs root for its network namespaces.
+# The same without libvirt: emulators alone.
 demo-ft: assets
 	tests/lib/install-deps ft
 	cargo build --locked --release --package virtft-emulator

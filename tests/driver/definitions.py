@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import libvirt
-from daemon import define, domain_xml
+from daemon import ROOT, define, domain_xml
 from report import Skip, expect_equal
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
@@ -207,6 +207,30 @@ def full_disk(daemon, folder):
     expect_equal("after a restart", daemon.virsh("dumpxml", "vm"), before)
 
 
+def schema(daemon, folder):
+    """The schema of the ft element takes its examples and what the daemon takes, and a domain with it is valid for libvirt's own schema."""
+    schemas = ROOT / "xml-schemas"
+    examples = sorted((schemas / "examples").glob("*.xml"))
+    expect_equal("examples", len(examples) >= 2, True)
+    validate = ["xmllint", "--noout", "--relaxng", schemas / "fault-tolerance.rng"]
+    for example in examples:
+        subprocess.run([*validate, example], check=True, capture_output=True, timeout=30)
+        element = example.read_text()
+        path = folder / f"{example.stem}.xml"
+        path.write_text(domain_xml(example.stem, extra=f"<metadata>{element}</metadata>"))
+        subprocess.run(["virt-xml-validate", path, "domain"], check=True, capture_output=True, timeout=30)
+        daemon.virsh("define", path)
+        contains(daemon.virsh("dumpxml", example.stem), element.splitlines()[1].strip())
+        # Neither takes an element that nobody knows, or one without its arbiter.
+        for bad in (element.replace("<ft:arbiter", "<ft:oracle").replace("</ft:arbiter", "</ft:oracle"), element.replace("ft+tls:", "qemu+tls:")):
+            wrong = folder / "wrong.xml"
+            wrong.write_text(bad)
+            said = subprocess.run([*validate, wrong], capture_output=True, check=False, timeout=30)
+            expect_equal(f"the schema on {bad}", said.returncode != 0, True)
+            path.write_text(domain_xml(example.stem, extra=f"<metadata>{bad}</metadata>"))
+            daemon.virsh("define", path, status=1)
+
+
 CASES = {
     "define and undefine": define_and_undefine,
     "all that there is": all_that_there_is,
@@ -214,6 +238,7 @@ CASES = {
     "refusals": refusals,
     "format is probed once": format_is_probed_once,
     "metadata": metadata,
+    "the schema of fault tolerance": schema,
     "edit": edit,
     "damaged files": damaged_files,
     "full disk": full_disk,
