@@ -148,12 +148,49 @@ def endings(daemon, folder):
     daemon.wait_state("killed", "shut off (failed)")
 
 
-def steps(daemon):
-    """What the emulator of the one machine has executed."""
+def asked(daemon, folder):
+    """What the emulator is asked for: figures of a disk, an NMI, memory given back; seen from inside the guest."""
+    image = folder / "disk.img"
+    image.write_bytes(bytes(4 << 20))
+    disk = f"<disk type='file'><driver name='qemu' type='raw'/><source file='{image}'/><target dev='vda'/></disk>"
+    start(daemon, folder, devices="<console type='pty'/>" + disk)
+    with shell(daemon, "driver-asked") as guest:
+        before = figures(daemon)
+        guest.check("dd if=/dev/vda of=/dev/null bs=1M count=2; dd if=/dev/zero of=/dev/vda bs=1M count=3 conv=fsync", 30)
+        after = figures(daemon)
+        for what, least in (("rd_bytes", 2 << 20), ("wr_bytes", 3 << 20)):
+            expect_equal(f"{what} at least", after[what] - before[what] >= least, True)
+        contains(daemon.virsh("domstats", "--block", "vm"), f"block.0.wr.bytes={after['wr_bytes']}")
+        contains(daemon.virsh("domblkstat", "vm", "vdz", status=1), "vdz")
+        daemon.virsh("inject-nmi", "vm")
+        guest.check("while ! dmesg | grep -q 'NMI received'; do usleep 1000; done", 30)
+        daemon.virsh("setmem", "vm", "200M", "--live")
+        wanted, deadline = f"virtio-balloon.actual_pages {(256 - 200) * 256}", time.monotonic() + 30 * SCALE
+        while not any(" ".join(line.split()).endswith(wanted) for line in statistics(daemon)):
+            expect_equal("the guest gives memory back in time", time.monotonic() < deadline, True)
+            time.sleep(0.05)
+        contains(daemon.virsh("dominfo", "vm"), "Used memory:    204800 KiB")
+        contains(daemon.virsh("setmem", "vm", "1G", "--live", status=1), "higher than max memory")
+    daemon.virsh("destroy", "vm")
+    contains(daemon.virsh("inject-nmi", "vm", status=1), "not running")
+
+
+def figures(daemon):
+    """domblkstat as numbers."""
+    words = [line.split() for line in daemon.virsh("domblkstat", "vm", "vda").splitlines()]
+    return {word[1]: int(word[2]) for word in words if len(word) == 3}
+
+
+def statistics(daemon):
+    """What the emulator of the one machine counts, a line each."""
     (control,) = daemon.run.glob("*.control")
     command = [str(Emulator().binary), "control", str(control), "statistics"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-    return next(line for line in said.splitlines() if line.startswith("count"))
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
+
+
+def steps(daemon):
+    """What it has executed."""
+    return next(line for line in statistics(daemon) if line.startswith("count"))
 
 
 def suspend(daemon, folder):
@@ -378,6 +415,7 @@ CASES = {
     "reboot": reboot,
     "endings": endings,
     "suspend": suspend,
+    "what the emulator is asked": asked,
     "transient": transient,
     "another daemon": another_daemon,
     "autostart": autostart,

@@ -87,6 +87,9 @@ WORKS = {
     "shutdown": None,
     "start": None,
     "domifstat": None,
+    "domblkstat": None,
+    "inject-nmi": None,
+    "migrate": None,
 }
 
 # Commands that do not: arguments with which they would.
@@ -116,7 +119,6 @@ UNSUPPORTED = {
     "domxml-from-native": "virtft-argv {file}",
     "dump": "vm /nowhere",
     "get-user-sshkeys": "vm root",
-    "inject-nmi": "vm",
     "iothreadpin": "vm 1 0",
     "iothreadadd": "vm 1",
     "iothreadset": "vm 1 --poll-max-ns 1",
@@ -130,7 +132,6 @@ UNSUPPORTED = {
     "managedsave-define": "vm {file}",
     "memtune": "vm",
     "perf": "vm",
-    "migrate": "vm {uri}",
     "migrate-setmaxdowntime": "vm 1",
     "migrate-getmaxdowntime": "vm",
     "migrate-compcache": "vm",
@@ -161,7 +162,6 @@ UNSUPPORTED = {
     "guestinfo": "vm",
     "domdirtyrate-calc": "vm",
     "dom-fd-associate": "vm x 0",
-    "domblkstat": "vm vda",
     "domtime": "vm",
     "allocpages": "2M 1",
     "cpu-baseline": "{file}",

@@ -166,6 +166,35 @@ def gone(daemon, name):
         time.sleep(0.05)
 
 
+def planned(world):
+    """A planned switch by virsh migrate: no client notices, the domain moves with its definition, and back."""
+    with daemons(world, "planned", "abc") as (a, b, c):
+        define(a, "web", element(world, "ba"))
+        a.virsh("start", "web")
+        serve(a, "web")
+        said = a.virsh("migrate", "--live", "--p2p", "web", c.peer_uri, status=1)
+        expect_equal(f"{said!r} says why", "protected" in said or "backup" in said, True)
+        a.until("web", ft_state="protected")
+        client = talk(world)
+        client.more()
+        said = a.virsh("migrate", "--live", "--p2p", "web", c.peer_uri, status=1)
+        expect_equal(f"{said!r} says where", b.peer_uri in said, True)
+        for source, target in ((a, b), (b, a)):
+            source.until("web", ft_state="protected")
+            client.more()
+            client.longest = 0.0
+            source.virsh("migrate", "--live", "--p2p", "web", target.peer_uri)
+            target.until("web", ft_role="primary", ft_failovers=1)
+            client.more()
+            print(f"    a planned switch: the client's longest wait was {client.longest * 1000:.0f} ms")
+            expect_equal("state", target.virsh("domstate", "web", "--reason"), "running (migrated)")
+            expect_equal("it is defined there", "Persistent:     yes" in target.virsh("dominfo", "web"), True)
+            # The old host has the next backup, and nothing else of it.
+            target.until("web", ft_state="protected")
+            expect_equal("on the old host", source.virsh("domstate", "web", "--reason"), "paused (migrating)")
+        client.end()
+
+
 def disagreements(world):
     """What cannot become a pair is refused by name, and the domain runs on."""
     with daemons(world, "disagree", "ab") as (a, b):
@@ -216,6 +245,7 @@ def strangers(world, daemon):
 CASES = {
     "a protected domain whose hosts die": failovers,
     "protection switched on and off, daemons killed": live,
+    "a planned switch": planned,
     "hosts that do not agree": disagreements,
 }
 

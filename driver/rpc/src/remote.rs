@@ -131,6 +131,8 @@ protocol! {
         280 domain_get_emulator_pin_info Read (dom: DomainRef, maplen: i32, flags: u32) -> (cpumaps: Opaque, ret: i32);
         293 node_get_cpu_map Read (need_map: i32, need_online: i32, flags: u32) -> (cpumap: Opaque, online: u32, ret: i32);
         298 domain_get_job_stats Read (dom: DomainRef, flags: u32) -> (kind: i32, params: Vec<TypedParameter>);
+        305 domain_migrate_perform3_params Write (dom: DomainRef, dconnuri: Option<String>, params: Vec<TypedParameter>,
+            cookie_in: Opaque, flags: u32) -> (cookie_out: Opaque);
         312 connect_get_cpu_model_names Read (arch: String, need_results: i32, flags: u32) -> (models: Vec<String>, ret: i32);
         316 connect_domain_event_callback_register_any Read (event_id: i32, dom: Option<DomainRef>) -> (callback_id: i32);
         317 connect_domain_event_callback_deregister_any Read (callback_id: i32) -> ();

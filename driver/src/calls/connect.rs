@@ -42,9 +42,12 @@ const OPEN_READ_ONLY: u32 = 1;
 
 /// Features, in libvirt's numbers.
 const KEEPALIVE: i32 = 10;
+/// Drivers move a domain among themselves, and take the request with parameters: a planned switch to the backup.
+const MIGRATION_P2P: i32 = 4;
+const MIGRATION_PARAMS: i32 = 13;
 /// Integers and strings as parameters, events with callback numbers, close callbacks, arguments of network updates in the
 /// order of the header. File descriptors (8) are not among them: nothing that could be passed is there yet.
-const FEATURES: [i32; 5] = [KEEPALIVE, 9, 14, 15, 16];
+const FEATURES: [i32; 7] = [MIGRATION_P2P, KEEPALIVE, 9, MIGRATION_PARAMS, 14, 15, 16];
 
 /// The version of libvirt whose protocol this is.
 const LIB_VERSION: u64 = 9_000_000;

@@ -1,5 +1,4 @@
-//! Changes to the next start's machine: devices, memory, processors. A machine that runs is as it is: what would change it
-//! waits for the emulator.
+//! Changes to the next start's machine: devices, memory, processors. A machine that runs is as it is, but for the memory that its balloon has.
 
 use virtft_domain::{Device, Domain};
 use virtft_rpc::DomainRef;
@@ -11,6 +10,8 @@ use virtft_rpc::remote::{
 
 use super::{Context, group, only_flags};
 use crate::error::DriverError;
+use crate::ft::control;
+use crate::vm::definition::Affects;
 
 group! {
     domain_attach_device => |context, args: domain_attach_device::Args| {
@@ -86,6 +87,14 @@ fn update(
 
 fn set_memory(context: &Context<'_>, dom: &DomainRef, kib: u64, flags: u32) -> Result<(), DriverError> {
     only_flags(flags, AFFECT | MAXIMUM)?;
+    let affects = Affects::new(flags, context.with(dom, |entry| Ok(entry.run.is_some()))?);
+    if affects.live && flags & MAXIMUM == 0 {
+        balloon(context, dom, kib)?;
+        if !affects.config {
+            return Ok(());
+        }
+    }
+    let flags = if affects.live && affects.config && flags & MAXIMUM == 0 { flags & !LIVE } else { flags };
     change(context, dom, flags, |domain| {
         let is_less = kib < domain.memory.max_kib;
         domain.memory.current_kib = kib;
@@ -94,6 +103,22 @@ fn set_memory(context: &Context<'_>, dom: &DomainRef, kib: u64, flags: u32) -> R
         }
         Ok(())
     })
+}
+
+/// Asks the guest to give memory back, or gives it back to it.
+fn balloon(context: &Context<'_>, dom: &DomainRef, kib: u64) -> Result<(), DriverError> {
+    context.with(dom, |entry| {
+        entry.check_own()?;
+        let maximum = entry.running()?.base.memory.max_kib;
+        if kib > maximum {
+            let reason = format!("cannot set memory higher than max memory, which is {maximum} KiB");
+            return Err(DriverError::InvalidArgument(reason));
+        }
+        Ok(())
+    })?;
+    let request = serde_json::json!({ "command": "balloon", "bytes": kib * 1024 });
+    control::ask(&context.hypervisor().paths.control(dom.uuid), &request).map_err(DriverError::Failed)?;
+    context.hypervisor().set_current_memory(dom.uuid, kib)
 }
 
 fn set_vcpus(context: &Context<'_>, dom: &DomainRef, count: u32, flags: u32) -> Result<(), DriverError> {

@@ -6,6 +6,7 @@
 mod addresses;
 mod connect;
 mod console;
+mod control;
 mod devices;
 mod events;
 mod info;
@@ -84,7 +85,7 @@ pub fn call(context: &Context<'_>, number: i32, payload: &[u8]) -> Result<Vec<u8
             return Err(DriverError::ReadOnly(row.name));
         }
     }
-    let groups: [Group; 13] = [
+    let groups: [Group; 14] = [
         connect::call,
         lists::call,
         info::call,
@@ -97,6 +98,7 @@ pub fn call(context: &Context<'_>, number: i32, payload: &[u8]) -> Result<Vec<u8
         console::call,
         devices::call,
         addresses::call,
+        control::call,
         unsupported::call,
     ];
     groups

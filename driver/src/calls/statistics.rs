@@ -1,9 +1,10 @@
-//! Figures about domains: what the host knows of the emulator. What only the emulator knows (requests of each disk, the
-//! balloon, time of each vCPU) waits for its control interface.
+//! Figures about domains: what the host knows of the emulator, and what the emulator says of its disks and its protection.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use uuid::Uuid;
 use virtft_domain::{Disk, DiskFormat, FaultTolerance};
 use virtft_rpc::remote::{
     DomainStatistics, MemoryStatistic, connect_get_all_domain_stats, domain_get_block_info, domain_get_cpu_stats,
@@ -11,7 +12,7 @@ use virtft_rpc::remote::{
 };
 use virtft_rpc::{TypedParameter, TypedValue};
 
-use super::{Context, count, group, lists};
+use super::{Context, control, count, group, lists};
 use crate::error::DriverError;
 use crate::ft::issue;
 use crate::vm::entry::{Entry, Run};
@@ -66,20 +67,29 @@ fn get_all_domain_stats(
         return Err(DriverError::Unsupported(format!("figures of the groups {unknown:#x}")));
     }
     let wanted = if args.stats == 0 { STATS_KNOWN } else { args.stats };
-    let registry = context.hypervisor().registry();
+    let hypervisor = context.hypervisor();
+    let running: Vec<Uuid> = {
+        let registry = hypervisor.registry();
+        let running = registry.all().filter(|entry| entry.run.is_some() && wanted & STATS_BLOCK != 0);
+        running.map(Entry::uuid).collect()
+    };
+    // Emulators are asked before the lock is taken.
+    let counters: BTreeMap<Uuid, _> =
+        running.into_iter().map(|uuid| (uuid, control::counters(hypervisor, uuid))).collect();
+    let registry = hypervisor.registry();
     let is_meant = |entry: &&Entry| {
         (args.doms.is_empty() || args.doms.iter().any(|dom| dom.uuid == entry.uuid()))
             && lists::passes(entry, args.flags)
     };
     let ret_stats = registry.all().filter(is_meant).map(|entry| {
         let mut figures = Figures::default();
-        collect(entry, wanted, &mut figures);
+        collect(entry, wanted, counters.get(&entry.uuid()), &mut figures);
         DomainStatistics { dom: reference(entry), params: figures.0 }
     });
     Ok(connect_get_all_domain_stats::Reply { ret_stats: ret_stats.collect() })
 }
 
-fn collect(entry: &Entry, wanted: u32, figures: &mut Figures) {
+fn collect(entry: &Entry, wanted: u32, counters: Option<&BTreeMap<String, u64>>, figures: &mut Figures) {
     let run = entry.run.as_ref();
     if wanted & STATS_STATE != 0 {
         let (state, reason) = entry.state().numbers();
@@ -113,7 +123,7 @@ fn collect(entry: &Entry, wanted: u32, figures: &mut Figures) {
     if wanted & STATS_BLOCK != 0 {
         figures.count("block.count", domain.devices.disks.len());
         for (disk, number) in domain.devices.disks.iter().zip(0_usize..) {
-            collect_disk(disk, number, figures);
+            collect_disk(disk, number, counters, figures);
         }
     }
 }
@@ -169,9 +179,22 @@ fn collect_interfaces(run: &Run, figures: &mut Figures) {
     }
 }
 
-fn collect_disk(disk: &Disk, number: usize, figures: &mut Figures) {
+fn collect_disk(disk: &Disk, number: usize, counters: Option<&BTreeMap<String, u64>>, figures: &mut Figures) {
     figures.text(format!("block.{number}.name"), &disk.target);
     figures.text(format!("block.{number}.path"), disk.source.path());
+    let names = [
+        ("rd.reqs", "reads"),
+        ("rd.bytes", "read_bytes"),
+        ("wr.reqs", "writes"),
+        ("wr.bytes", "written_bytes"),
+        ("fl.reqs", "flushes"),
+        ("errors", "failures"),
+    ];
+    for (field, counter) in names {
+        if let Some(value) = counters.and_then(|counters| counters.get(&format!("disk{number}.{counter}"))) {
+            figures.number(format!("block.{number}.{field}"), *value);
+        }
+    }
     if let Ok(sizes) = image::sizes(disk.source.path(), disk.format.unwrap_or(DiskFormat::Raw)) {
         figures.number(format!("block.{number}.allocation"), sizes.allocation);
         figures.number(format!("block.{number}.capacity"), sizes.capacity);

@@ -197,4 +197,19 @@ impl Hypervisor {
         self.events.tell(&dom, &happening);
         Ok(())
     }
+
+    /// A running domain's guest was asked to make do with this much.
+    ///
+    /// # Errors
+    /// When the domain does not run any more.
+    pub fn set_current_memory(&self, uuid: Uuid, kib: u64) -> Result<(), DriverError> {
+        let mut registry = self.registry();
+        let entry = registry.get_mut(uuid)?;
+        let run = entry.running_mut()?;
+        let mut base = (*run.base).clone();
+        base.memory.current_kib = kib;
+        run.base = Arc::new(base);
+        self.save_status(entry);
+        Ok(())
+    }
 }

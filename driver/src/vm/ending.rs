@@ -150,14 +150,15 @@ fn meaning_of(run: &Run, end: End) -> Meaning {
     match (run.wish, end) {
         // A backup is gone, whatever ended it: its domain runs elsewhere, or has ended there.
         _ if run.protection.backup.is_some() => Meaning::Off(OffReason::Migrated),
-        (None, End::Status(RUNS_ELSEWHERE)) => Meaning::Off(OffReason::Migrated),
+        (None | Some(Wish::Switch), End::Status(RUNS_ELSEWHERE)) => Meaning::Off(OffReason::Migrated),
         (Some(Wish::Destroy), _) => Meaning::Off(OffReason::Destroyed),
         (Some(Wish::Reset), _) => Meaning::Restart,
+        (Some(Wish::Switch), End::Status(0)) => Meaning::Off(OffReason::Migrated),
         (None, End::Status(0) | End::Unknown) if run.restarts => Meaning::Restart,
         (None, End::Status(0)) => restarts(run.base.on_poweroff, OffReason::Shutdown),
         (None, End::Status(TRIPLE_FAULT)) => restarts(run.base.on_crash, OffReason::Crashed),
         // A daemon that has found the machine running cannot know how it ended: most end by powering off.
         (None, End::Unknown) => restarts(run.base.on_poweroff, OffReason::Unknown),
-        (None, End::Status(_) | End::Signal(_)) => Meaning::Off(OffReason::Failed),
+        (None, End::Status(_) | End::Signal(_)) | (Some(Wish::Switch), _) => Meaning::Off(OffReason::Failed),
     }
 }

@@ -81,6 +81,8 @@ pub enum Wish {
     Destroy,
     /// It starts again.
     Reset,
+    /// The backup takes over.
+    Switch,
 }
 
 /// Names that a running machine's devices have on the host.

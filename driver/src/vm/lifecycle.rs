@@ -23,6 +23,9 @@ use crate::host;
 
 /// How long an emulator may take to close its disks before it is killed.
 const DESTROY_GRACE: Duration = Duration::from_secs(5);
+/// How long a planned switch may take, and how often is looked.
+const SWITCH_WAIT: Duration = Duration::from_secs(60);
+const SWITCH_LOOK: Duration = Duration::from_millis(50);
 /// How long the kernel may take to end a killed process.
 const KILL_WAIT: Duration = Duration::from_secs(30);
 
@@ -176,6 +179,57 @@ impl Hypervisor {
     pub fn reset(self: &Arc<Self>, uuid: Uuid) -> Result<(), DriverError> {
         let _job = self.begin_job(uuid)?;
         self.end_process(uuid, Wish::Reset)
+    }
+
+    /// Lets the backup take over, as planned; returns when it has.
+    ///
+    /// # Errors
+    /// When the domain is not protected, its backup is not at `uri`, or the switch fails: then it runs on here.
+    pub fn switch(self: &Arc<Self>, uuid: Uuid, uri: &str) -> Result<(), DriverError> {
+        let _job = self.begin_job(uuid)?;
+        {
+            let mut registry = self.registry();
+            let entry = registry.get_mut(uuid)?;
+            entry.check_own()?;
+            let name = entry.name().to_owned();
+            let run = entry.running_mut()?;
+            let is_protected = run.protection.status.as_ref().is_some_and(control::Status::is_protected);
+            let Some(pair) = run.protection.pair.as_ref().filter(|_| is_protected) else {
+                let reason = "is not protected: name the other host in its ft element, and wait for ft.state=protected";
+                return Err(DriverError::Invalid(format!("the domain '{name}' {reason}")));
+            };
+            if pair.uri != uri {
+                return Err(DriverError::Invalid(format!(
+                    "the backup of '{name}' is at {}, and only it can take over",
+                    pair.uri
+                )));
+            }
+            run.wish = Some(Wish::Switch);
+        }
+        let begun = control::order(&self.paths.control(uuid), "failover").map_err(DriverError::Failed);
+        let switched = begun.and_then(|()| self.wait_until_off(uuid));
+        if switched.is_err()
+            && let Ok(run) = self.registry().get_mut(uuid).and_then(Entry::running_mut)
+        {
+            run.wish.take_if(|wish| *wish == Wish::Switch);
+        }
+        switched
+    }
+
+    fn wait_until_off(&self, uuid: Uuid) -> Result<(), DriverError> {
+        let deadline = Instant::now() + SWITCH_WAIT;
+        let mut registry = self.registry();
+        loop {
+            let status = match registry.get(uuid).ok().and_then(|entry| entry.run.as_ref()) {
+                None => return Ok(()),
+                Some(run) => run.protection.status.clone().unwrap_or_default(),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if status.role == "unprotected" && status.state == "running" || left.is_zero() {
+                return Err(DriverError::Failed(format!("the backup did not take over: {}", status.last_event)));
+            }
+            registry = self.wait_changed(registry, left.min(SWITCH_LOOK));
+        }
     }
 
     /// Ends the process and waits until its end was dealt with.
