@@ -166,7 +166,7 @@ def asked(daemon, folder):
         guest.check("while ! dmesg | grep -q 'NMI received'; do usleep 1000; done", 30)
         daemon.virsh("setmem", "vm", "200M", "--live")
         wanted, deadline = f"virtio-balloon.actual_pages {(256 - 200) * 256}", time.monotonic() + 30 * SCALE
-        while not any(" ".join(line.split()).endswith(wanted) for line in statistics(daemon)):
+        while not any(" ".join(line.split()).endswith(wanted) for line in counted(daemon)):
             expect_equal("the guest gives memory back in time", time.monotonic() < deadline, True)
             time.sleep(0.05)
         contains(daemon.virsh("dominfo", "vm"), "Used memory:    204800 KiB")
@@ -181,7 +181,7 @@ def figures(daemon):
     return {word[1]: int(word[2]) for word in words if len(word) == 3}
 
 
-def statistics(daemon):
+def counted(daemon):
     """What the emulator of the one machine counts, a line each."""
     (control,) = daemon.run.glob("*.control")
     command = [str(Emulator().binary), "control", str(control), "statistics"]
@@ -190,7 +190,7 @@ def statistics(daemon):
 
 def steps(daemon):
     """What it has executed."""
-    return next(line for line in statistics(daemon) if line.startswith("count"))
+    return next(line for line in counted(daemon) if line.startswith("count"))
 
 
 def suspend(daemon, folder):
