@@ -56,6 +56,13 @@ def failovers(world):
         client = talk(world)
         client.more()
         refusals(b)
+        # What is changed after the pair was made goes along.
+        a.virsh("desc", "web", "--live", "--config", "--new-desc", "words that came later")
+        a.virsh("setmaxmem", "web", "160M", "--config")
+        deadline = time.monotonic() + LIMIT
+        while b.virsh("desc", "web", "--live") != "words that came later":
+            expect_equal("the other host hears of it in time", time.monotonic() < deadline, True)
+            time.sleep(0.05)
         events = Events(b)
         a.dies()
         b.until("web", ft_role="primary", ft_state="protected", ft_peer=c.peer_uri, ft_failovers=1)
@@ -64,6 +71,8 @@ def failovers(world):
         info = b.virsh("dominfo", "web")
         for what in ("Persistent:     yes", "Autostart:      enable", f"UUID:           {UUID}"):
             expect_equal(f"{what!r} in {info}", what in info, True)
+        expect_equal("description", b.virsh("desc", "web", "--config"), "words that came later")
+        expect_equal("the next start's memory", "<memory unit='KiB'>163840<" in b.virsh("dumpxml", "web", "--inactive"), True)
         said = events.end()
         expect_equal(f"events tell of it: {said}", bool(re.search(r"'lifecycle' for domain '?web'?: Started Migrated", said)), True)
         console_has_a_past(b)

@@ -22,8 +22,9 @@ protocol! {
     procedures {
         // Who is there: the same identity on both ends means the same daemon. `emulator` is its version, which must be equal.
         1 hello Read () -> (host: Uuid, emulator: String);
-        // A backup for a domain is to wait: where the primary reaches it.
-        2 prepare Write (token: Uuid, host: Uuid, xml: String, disk_sizes: Vec<DiskSize>, autostart: bool, persistent: bool)
+        // A backup for a domain is to wait: where the primary reaches it. `xml` is the machine that runs, `definition` that of the next start.
+        // With a token that is known it only says that these have changed.
+        2 prepare Write (token: Uuid, host: Uuid, xml: String, definition: Option<String>, disk_sizes: Vec<DiskSize>, autostart: bool)
             -> (url: String);
         // The pair of this token protects the domain.
         3 commit Write (domain: Uuid, token: Uuid) -> ();

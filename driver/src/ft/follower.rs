@@ -13,6 +13,7 @@ use super::control::{self, Status, Subscription};
 use super::issue::Issue;
 use super::peer::{Peer, PeerError};
 use super::{Pair, options};
+use crate::vm::definition::complete;
 use crate::vm::entry::{Entry, Run, RunningReason};
 use crate::vm::events::Lifecycle;
 use crate::vm::{Hypervisor, image, reference};
@@ -31,6 +32,8 @@ const PRIMARY_WITHIN: Duration = Duration::from_secs(60);
 struct Attempts {
     due: Instant,
     pause: Duration,
+    /// What the backup's daemon was told that the domain is.
+    told: Option<Description>,
 }
 
 impl Hypervisor {
@@ -60,7 +63,7 @@ impl Hypervisor {
                 return;
             }
         };
-        let mut attempts = Attempts { due: Instant::now(), pause: FIRST_RETRY };
+        let mut attempts = Attempts { due: Instant::now(), pause: FIRST_RETRY, told: None };
         loop {
             let status = match subscription.next(LOOK_EVERY) {
                 Ok(Some(status)) => Some(status),
@@ -105,11 +108,13 @@ impl Hypervisor {
         run.is_paused = status.paused;
         run.reason = RunningReason::Migrated;
         let base = Arc::clone(&run.base);
-        if backup.persistent {
-            if let Err(error) = self.store.save(&base) {
-                tracing::error!("the definition of '{}' cannot be kept here: {error}", base.name);
+        if let Some(xml) = &backup.definition {
+            // One that this version does not understand is worth less than the machine that runs.
+            let definition = complete(xml).map_or_else(|_| base, Arc::new);
+            if let Err(error) = self.store.save(&definition) {
+                tracing::error!("the definition of '{}' cannot be kept here: {error}", definition.name);
             }
-            entry.definition = Some(base);
+            entry.definition = Some(definition);
             entry.autostart = backup.autostart;
             if let Err(error) = self.store.set_autostart(entry.name(), backup.autostart) {
                 tracing::error!("{error}");
@@ -140,6 +145,11 @@ impl Hypervisor {
                 attempts.pause = FIRST_RETRY;
                 self.commit(uuid, pair);
             }
+            View { status, pair: Some(pair), .. }
+                if status.is_protected() && attempts.told.as_ref() != Some(&view.description) =>
+            {
+                attempts.told = self.describe(&view.domain, &view.description, pair).then(|| view.description.clone());
+            }
             View { wanted: Some(wanted), status, .. }
                 if status.role == "unprotected" && Instant::now() >= attempts.due =>
             {
@@ -157,7 +167,8 @@ impl Hypervisor {
 
     fn view(&self, uuid: Uuid) -> Option<View> {
         let registry = self.registry();
-        let run = registry.get(uuid).ok()?.run.as_ref()?;
+        let entry = registry.get(uuid).ok()?;
+        let run = entry.run.as_ref()?;
         let protection = &run.protection;
         let status = protection.status.clone()?;
         // What was accepted is understood; a definition of a later version may not be.
@@ -166,6 +177,11 @@ impl Hypervisor {
         let is_old = protection.since.is_some_and(|since| since.elapsed() > PRIMARY_WITHIN);
         Some(View {
             domain: Arc::clone(&run.base),
+            description: Description {
+                live: Arc::clone(&run.base),
+                definition: entry.definition.clone(),
+                autostart: entry.autostart,
+            },
             wanted,
             is_backup: protection.backup.is_some(),
             waits_for_nobody: waits && is_old,
@@ -229,8 +245,8 @@ impl Hypervisor {
             return Err(PeerError::Refused(reason));
         }
         let token = Uuid::new_v4();
-        let (autostart, persistent) =
-            self.with(uuid, |entry| Ok((entry.autostart, entry.definition.is_some()))).unwrap_or_default();
+        let known = |entry: &Entry| Ok((entry.autostart, entry.definition.as_ref().map(|domain| domain.to_xml(None))));
+        let (autostart, definition) = self.with(uuid, known).unwrap_or_default();
         let sizes = domain.devices.disks.iter().map(|disk| {
             let format = disk.format.unwrap_or(virtft_domain::DiskFormat::Raw);
             image::sizes(disk.source.path(), format).map(|sizes| sizes.capacity)
@@ -242,8 +258,26 @@ impl Hypervisor {
         let pair = Pair { uri: uri.to_owned(), token, committed: false };
         self.change_protection(uuid, |run| run.protection.pair = Some(pair));
         let xml = domain.to_xml(None);
-        let args = prepare::Args { token, host: self.host, xml, disk_sizes, autostart, persistent };
+        let args = prepare::Args { token, host: self.host, xml, definition, disk_sizes, autostart };
         Ok(Some(peer.call::<prepare::Call>(&args)?.url))
+    }
+
+    /// Tells the backup's daemon what the domain is now; false when it must be told again.
+    fn describe(&self, domain: &Domain, description: &Description, pair: &Pair) -> bool {
+        let args = prepare::Args {
+            token: pair.token,
+            host: self.host,
+            xml: domain.to_xml(None),
+            definition: description.definition.as_ref().map(|domain| domain.to_xml(None)),
+            // The disks are what they were.
+            disk_sizes: Vec::new(),
+            autostart: description.autostart,
+        };
+        let told = Peer::connect(&pair.uri, &self.paths.pki).and_then(|mut peer| peer.call::<prepare::Call>(&args));
+        if let Err(error) = &told {
+            tracing::debug!("description for {}: {error:?}", pair.uri);
+        }
+        told.is_ok()
     }
 
     fn commit(&self, uuid: Uuid, pair: &Pair) {
@@ -284,9 +318,18 @@ impl Hypervisor {
     }
 }
 
+/// What another host must know of a domain to go on with it.
+#[derive(Clone, PartialEq)]
+struct Description {
+    live: Arc<Domain>,
+    definition: Option<Arc<Domain>>,
+    autostart: bool,
+}
+
 /// What the follower decides by.
 struct View {
     domain: Arc<Domain>,
+    description: Description,
     wanted: Option<FaultTolerance>,
     is_backup: bool,
     waits_for_nobody: bool,

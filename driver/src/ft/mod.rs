@@ -97,6 +97,6 @@ pub struct BackupOf {
     pub committed: bool,
     /// The domain starts with its daemon.
     pub autostart: bool,
-    /// It is defined, and will be here when it runs here.
-    pub persistent: bool,
+    /// What it is defined as for the next start, and will be here when it runs here; `None` when it is transient.
+    pub definition: Option<String>,
 }

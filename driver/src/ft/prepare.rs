@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use uuid::Uuid;
 use virtft_domain::{DiskFormat, DiskPolicy, Domain, FaultTolerance};
 use virtft_rpc::pair::prepare;
 
@@ -14,7 +13,7 @@ use super::{BackupOf, Protection, options};
 use crate::error::DriverError;
 use crate::vm::command::Role;
 use crate::vm::definition::complete;
-use crate::vm::entry::{OffReason, Run, RunningReason};
+use crate::vm::entry::{Entry, OffReason, Run, RunningReason};
 use crate::vm::events::Lifecycle;
 use crate::vm::launch::{Launched, launch};
 use crate::vm::{Hypervisor, image, reference};
@@ -38,7 +37,7 @@ impl Hypervisor {
         // The entry must be there for its job.
         self.registry().claim(&domain)?;
         let prepared = self.begin_job(uuid).and_then(|_job| {
-            if let Some(url) = self.make_way(&domain, args.token)? {
+            if let Some(url) = self.make_way(&domain, args)? {
                 return Ok(url);
             }
             make_disks(&domain, &args.disk_sizes, wanted.disks)?;
@@ -50,15 +49,18 @@ impl Hypervisor {
         prepared
     }
 
-    /// Checks that the domain may have its backup here. The URL of this very attempt, when it was made before.
-    fn make_way(&self, domain: &Domain, token: Uuid) -> Result<Option<String>, DriverError> {
-        let registry = self.registry();
-        let entry = registry.get(domain.known_uuid())?;
+    /// Checks that the domain may have its backup here. The URL of this very attempt, when it was made before: then its description may be new.
+    fn make_way(&self, domain: &Arc<Domain>, args: &prepare::Args) -> Result<Option<String>, DriverError> {
+        let mut registry = self.registry();
+        let entry = registry.get_mut(domain.known_uuid())?;
+        if let Some(url) = update(entry, domain, args) {
+            self.save_status(entry);
+            return Ok(Some(url));
+        }
         let refused = |reason: &str| Err(DriverError::Invalid(format!("the domain '{}' {reason}", domain.name)));
         match (&entry.run, &entry.definition) {
             (Some(run), _) => match &run.protection.backup {
                 None => refused("runs on this host"),
-                Some(backup) if backup.token == token => Ok(Some(backup.url.clone())),
                 Some(_)
                     if run.protection.status.as_ref().is_some_and(|status| status.state == "waiting for a primary") =>
                 {
@@ -98,7 +100,7 @@ impl Hypervisor {
             url: url.clone(),
             committed: false,
             autostart: args.autostart,
-            persistent: args.persistent,
+            definition: args.definition.clone(),
         };
         let mut registry = self.registry();
         let id = registry.next_id();
@@ -128,6 +130,16 @@ impl Hypervisor {
         self.follow(uuid, pid);
         Ok(url)
     }
+}
+
+/// What the primary's daemon says anew of a backup that it knows by its token.
+fn update(entry: &mut Entry, domain: &Arc<Domain>, args: &prepare::Args) -> Option<String> {
+    let run = entry.run.as_mut()?;
+    let backup = run.protection.backup.as_mut().filter(|backup| backup.token == args.token)?;
+    backup.autostart = args.autostart;
+    backup.definition.clone_from(&args.definition);
+    run.base = Arc::clone(domain);
+    Some(backup.url.clone())
 }
 
 /// A port that nobody uses now. The emulator says so when somebody was faster.
