@@ -43,6 +43,10 @@ pub struct Cli {
     #[arg(long, value_name = "DIRECTORY")]
     pub log_dir: Option<PathBuf>,
 
+    /// Directory of saved states. Default: /var/lib/libvirt/ft/save
+    #[arg(long, value_name = "DIRECTORY")]
+    pub save_dir: Option<PathBuf>,
+
     /// Emulator of domains that name none. Default: virtft-emulator beside this program, else in the search path
     #[arg(long, value_name = "FILE")]
     pub emulator: Option<PathBuf>,

@@ -30,6 +30,8 @@ pub struct Paths {
     pub run: PathBuf,
     /// What emulators say.
     pub log: PathBuf,
+    /// Saved states.
+    pub save: PathBuf,
     /// Emulator of domains that name none.
     pub emulator: PathBuf,
     /// This host's certificates.
@@ -45,14 +47,19 @@ impl Paths {
     #[must_use]
     pub fn new(cli: &Cli) -> Self {
         let is_session = cli.session || !rustix::process::geteuid().is_root();
-        let (run, config, log) = if is_session {
+        let (run, config, log, state) = if is_session {
             let home = env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
             let cache = directory("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache")).join("libvirt");
             let run = directory("XDG_RUNTIME_DIR").map_or_else(|| cache.clone(), |run| run.join("libvirt"));
             let config = directory("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("libvirt");
-            (run, config, cache)
+            (run, config, cache.clone(), cache)
         } else {
-            (PathBuf::from("/run/libvirt"), PathBuf::from("/etc/libvirt"), PathBuf::from("/var/log/libvirt"))
+            (
+                PathBuf::from("/run/libvirt"),
+                PathBuf::from("/etc/libvirt"),
+                PathBuf::from("/var/log/libvirt"),
+                PathBuf::from("/var/lib/libvirt"),
+            )
         };
         let socket = cli.socket.clone().unwrap_or_else(|| run.join("virtftd-sock"));
         let socket_ro = match (&cli.socket_ro, is_session) {
@@ -68,6 +75,7 @@ impl Paths {
             libvirt: cli.libvirt_dir.clone().unwrap_or_else(|| run.clone()),
             run: cli.run_dir.clone().unwrap_or_else(|| run.join("ft")),
             log: cli.log_dir.clone().unwrap_or_else(|| log.join("ft")),
+            save: cli.save_dir.clone().unwrap_or_else(|| state.join("ft/save")),
             emulator: cli.emulator.clone().unwrap_or_else(find_emulator),
             pki: Pki { folder: cli.pki.clone() },
             ft_address: cli.ft_address,

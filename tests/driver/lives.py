@@ -10,7 +10,7 @@ from pathlib import Path
 
 import libvirt
 from console import SCALE
-from daemon import Daemon, define, domain_xml
+from daemon import Daemon, VirshConsole, define, domain_xml
 from definitions import connect, contains, refused, validate
 from report import Skip, expect_equal
 from vm import Emulator
@@ -59,7 +59,6 @@ def bad_starts(daemon, folder):
     broken = "<emulator>/nowhere/emulator</emulator>"
     define(daemon, folder, "other", devices=broken)
     contains(daemon.virsh("start", "other", status=1), "/nowhere/emulator")
-    contains(daemon.virsh("start", "vm", "--paused", status=1), "not supported")
     bridge = "<interface type='bridge'><source bridge='virtft-none'/></interface>"
     define(daemon, folder, "bridged", devices=bridge)
     contains(daemon.virsh("start", "bridged", status=1), "no bridge 'virtft-none'")
@@ -146,6 +145,44 @@ def endings(daemon, folder):
     start(daemon, folder, "killed")
     os.kill(daemon.machines()[0], signal.SIGKILL)
     daemon.wait_state("killed", "shut off (failed)")
+
+
+def saved(daemon, folder):
+    """A domain's state is saved, by a daemon that may die after it, and the next start goes on from there; or not, as is wished."""
+    start(daemon, folder)
+    with shell(daemon, "driver-saved") as guest:
+        guest.check("word=remembered; echo kept >/tmp/file", 30)
+    contains(daemon.virsh("managedsave", "vm"), "saved")
+    expect_equal("state", daemon.virsh("domstate", "vm", "--reason"), "shut off (saved)")
+    contains(daemon.virsh("dominfo", "vm"), "Managed save:   yes")
+    expect_equal("saved ones", daemon.virsh("list", "--all", "--with-managed-save", "--name"), "vm")
+    contains(daemon.virsh("undefine", "vm", status=1), "managed save image")
+    daemon.kill()
+    daemon.start()
+    contains(daemon.virsh("start", "vm"), "started")
+    expect_equal("state", daemon.virsh("domstate", "vm", "--reason"), "running (restored)")
+    contains(daemon.virsh("dominfo", "vm"), "Managed save:   no")
+    with VirshConsole(["virsh", "-c", daemon.uri, "console", "vm"], "driver-restored") as guest:
+        guest.check("echo $word; cat /tmp/file", 60, "(?s)remembered.*kept")
+    # Paused before, paused when it cannot be saved; and a start that passes the saved state over.
+    blocked = daemon.folder / "save"
+    for path in blocked.iterdir():
+        path.unlink()
+    blocked.rmdir()
+    blocked.write_text("in the way")
+    contains(daemon.virsh("managedsave", "vm", status=1), "cannot make")
+    expect_equal("it runs on", daemon.virsh("domstate", "vm"), "running")
+    blocked.unlink()
+    daemon.virsh("managedsave", "vm")
+    contains(daemon.virsh("start", "vm", "--force-boot", "--paused"), "started")
+    expect_equal("state", daemon.virsh("domstate", "vm", "--reason"), "paused (user)")
+    expect_equal("steps of a machine that was started paused", steps(daemon), steps(daemon))
+    daemon.virsh("resume", "vm")
+    with shell(daemon, "driver-booted") as guest:
+        guest.check("echo word=$word", 30, "(?m)^word=$")
+    daemon.virsh("managedsave", "vm")
+    contains(daemon.virsh("managedsave-remove", "vm"), "Removed")
+    contains(daemon.virsh("dominfo", "vm"), "Managed save:   no")
 
 
 def asked(daemon, folder):
@@ -416,6 +453,7 @@ CASES = {
     "endings": endings,
     "suspend": suspend,
     "what the emulator is asked": asked,
+    "managed save": saved,
     "transient": transient,
     "another daemon": another_daemon,
     "autostart": autostart,

@@ -90,6 +90,7 @@ WORKS = {
     "domblkstat": None,
     "inject-nmi": None,
     "migrate": None,
+    "managedsave": None,
 }
 
 # Commands that do not: arguments with which they would.
@@ -126,7 +127,6 @@ UNSUPPORTED = {
     "send-key": "vm KEY_A",
     "send-process-signal": "vm 1 1",
     "lxc-enter-namespace": "vm /bin/true",
-    "managedsave": "vm",
     "managedsave-edit": "vm",
     "managedsave-dumpxml": "vm",
     "managedsave-define": "vm {file}",

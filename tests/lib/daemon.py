@@ -59,7 +59,7 @@ class Daemon:
     def start(self):
         """Starts the daemon, or another one after it has ended."""
         command = [*self.prefix, str(binary()), "--socket", self.socket, "--config-dir", self.config]
-        command += ["--run-dir", self.run, "--log-dir", self.log, "--emulator", Emulator().binary]
+        command += ["--run-dir", self.run, "--log-dir", self.log, "--save-dir", self.folder / "save", "--emulator", Emulator().binary]
         command += ["--log-filter", "debug", *self.libvirt_arguments(), *self.arguments]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)

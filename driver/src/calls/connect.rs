@@ -172,8 +172,12 @@ fn domain_xml_to_native(
     let domain = complete(&args.domain_xml)?;
     let program = command::program(&domain, &context.hypervisor().paths.emulator);
     let control = context.hypervisor().paths.control(domain.known_uuid());
-    let words =
-        std::iter::once(program).chain(command::arguments(&domain, &[], &control, &command::Role::Run { ft: None }));
+    let words = std::iter::once(program).chain(command::arguments(
+        &domain,
+        &[],
+        &control,
+        &command::Role::Run { ft: None, state: None, paused: false },
+    ));
     let quoted: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
     Ok(connect_domain_xml_to_native::Reply { native_config: quoted.join(" ") + "\n" })
 }

@@ -238,6 +238,6 @@ fn has_managed_save_image(
     context: &Context<'_>,
     args: domain_has_managed_save_image::Args,
 ) -> Result<domain_has_managed_save_image::Reply, DriverError> {
-    existing(context, &args.dom)?;
-    Ok(domain_has_managed_save_image::Reply { result: 0 })
+    let is_saved = context.with(&args.dom, |entry| Ok(entry.is_saved))?;
+    Ok(domain_has_managed_save_image::Reply { result: flag(is_saved) })
 }

@@ -1,12 +1,14 @@
 //! Starting and ending domains.
 
 use virtft_rpc::remote::{
-    domain_create, domain_create_with_flags, domain_create_xml, domain_destroy, domain_destroy_flags, domain_reboot,
-    domain_reset, domain_resume, domain_set_autostart, domain_shutdown, domain_shutdown_flags, domain_suspend,
+    domain_create, domain_create_with_flags, domain_create_xml, domain_destroy, domain_destroy_flags,
+    domain_managed_save, domain_managed_save_remove, domain_reboot, domain_reset, domain_resume, domain_set_autostart,
+    domain_shutdown, domain_shutdown_flags, domain_suspend,
 };
 
 use super::{Context, group, only_flags};
 use crate::error::DriverError;
+use crate::vm::lifecycle::Start;
 
 group! {
     domain_create => create,
@@ -21,12 +23,14 @@ group! {
     domain_suspend => suspend,
     domain_resume => resume,
     domain_set_autostart => set_autostart,
+    domain_managed_save => managed_save,
+    domain_managed_save_remove => managed_save_remove,
 }
 
 const START_PAUSED: u32 = 1;
 /// The domain ends with the connection.
 const START_AUTODESTROY: u32 = 2;
-/// There is no saved state that could be passed over.
+/// A saved state is passed over.
 const START_FORCE_BOOT: u32 = 8;
 /// The XML is checked anyhow.
 const START_VALIDATE: u32 = 16;
@@ -38,17 +42,19 @@ const DESTROY_GRACEFUL: u32 = 1;
 /// The power button, by default or by name; the other ways need an agent or an interface that guests here do not have.
 const SHUTDOWN_POWER_BUTTON: u32 = 1;
 
-/// The session that a domain ends with, from the flags of a start.
-fn owner_of(context: &Context<'_>, flags: u32) -> Result<Option<u64>, DriverError> {
-    if flags & START_PAUSED != 0 {
-        return Err(DriverError::Unsupported("a domain cannot be started paused yet".into()));
-    }
-    only_flags(flags, START_AUTODESTROY | START_FORCE_BOOT | START_VALIDATE)?;
-    Ok((flags & START_AUTODESTROY != 0).then_some(context.session.id))
+/// How a domain is to be started, from the flags.
+fn start_of(context: &Context<'_>, flags: u32) -> Result<Start, DriverError> {
+    only_flags(flags, START_PAUSED | START_AUTODESTROY | START_FORCE_BOOT | START_VALIDATE)?;
+    Ok(Start {
+        owner: (flags & START_AUTODESTROY != 0).then_some(context.session.id),
+        paused: flags & START_PAUSED != 0,
+        forgets_saved: flags & START_FORCE_BOOT != 0,
+        state: None,
+    })
 }
 
 fn create(context: &Context<'_>, args: domain_create::Args) -> Result<domain_create::Reply, DriverError> {
-    context.hypervisor().start(args.dom.uuid, None)?;
+    context.hypervisor().start(args.dom.uuid, Start::default())?;
     Ok(domain_create::Reply {})
 }
 
@@ -56,13 +62,34 @@ fn create_with_flags(
     context: &Context<'_>,
     args: domain_create_with_flags::Args,
 ) -> Result<domain_create_with_flags::Reply, DriverError> {
-    let owner = owner_of(context, args.flags)?;
-    Ok(domain_create_with_flags::Reply { dom: context.hypervisor().start(args.dom.uuid, owner)? })
+    let start = start_of(context, args.flags)?;
+    Ok(domain_create_with_flags::Reply { dom: context.hypervisor().start(args.dom.uuid, start)? })
 }
 
 fn create_xml(context: &Context<'_>, args: domain_create_xml::Args) -> Result<domain_create_xml::Reply, DriverError> {
-    let owner = owner_of(context, args.flags)?;
-    Ok(domain_create_xml::Reply { dom: context.hypervisor().create_xml(&args.xml_desc, owner)? })
+    let start = start_of(context, args.flags)?;
+    Ok(domain_create_xml::Reply { dom: context.hypervisor().create_xml(&args.xml_desc, &start)? })
+}
+
+/// Flags of saving: the cache is passed by, which changes nothing here; it runs after the next start, as it would.
+const SAVE_KNOWN: u32 = 1 | 2;
+
+fn managed_save(
+    context: &Context<'_>,
+    args: domain_managed_save::Args,
+) -> Result<domain_managed_save::Reply, DriverError> {
+    only_flags(args.flags, SAVE_KNOWN)?;
+    context.hypervisor().managed_save(args.dom.uuid)?;
+    Ok(domain_managed_save::Reply {})
+}
+
+fn managed_save_remove(
+    context: &Context<'_>,
+    args: domain_managed_save_remove::Args,
+) -> Result<domain_managed_save_remove::Reply, DriverError> {
+    only_flags(args.flags, 0)?;
+    context.hypervisor().remove_saved(args.dom.uuid)?;
+    Ok(domain_managed_save_remove::Reply {})
 }
 
 fn check_ways(flags: u32) -> Result<(), DriverError> {

@@ -53,7 +53,10 @@ const FILTERS: [Filter; 7] = [
         of: |entry| if entry.definition.is_some() { PERSISTENT } else { TRANSIENT },
     },
     Filter { mask: RUNNING | PAUSED | SHUT_OFF | OTHER, of: state_flag },
-    Filter { mask: MANAGED_SAVE | NO_MANAGED_SAVE, of: |_| NO_MANAGED_SAVE },
+    Filter {
+        mask: MANAGED_SAVE | NO_MANAGED_SAVE,
+        of: |entry| if entry.is_saved { MANAGED_SAVE } else { NO_MANAGED_SAVE },
+    },
     Filter { mask: AUTOSTART | NO_AUTOSTART, of: |entry| if entry.autostart { AUTOSTART } else { NO_AUTOSTART } },
     Filter { mask: SNAPSHOT | NO_SNAPSHOT, of: |_| NO_SNAPSHOT },
     Filter { mask: CHECKPOINT | NO_CHECKPOINT, of: |_| NO_CHECKPOINT },

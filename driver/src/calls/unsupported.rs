@@ -3,7 +3,7 @@
 
 use virtft_rpc::remote::{
     domain_abort_job, domain_get_disk_errors, domain_get_iothread_info, domain_list_all_checkpoints,
-    domain_list_all_snapshots, domain_managed_save_remove, domain_snapshot_num,
+    domain_list_all_snapshots, domain_snapshot_num,
 };
 
 use super::{Context, existing, group};
@@ -13,7 +13,6 @@ group! {
     domain_snapshot_num => snapshot_num,
     domain_list_all_snapshots => list_snapshots,
     domain_list_all_checkpoints => list_checkpoints,
-    domain_managed_save_remove => managed_save_remove,
     domain_abort_job => abort_job,
     domain_get_iothread_info => iothreads,
     domain_get_disk_errors => disk_errors,
@@ -41,15 +40,6 @@ fn list_checkpoints(
 ) -> Result<domain_list_all_checkpoints::Reply, DriverError> {
     existing(context, &args.dom)?;
     Ok(domain_list_all_checkpoints::Reply { checkpoints: Vec::new(), ret: 0 })
-}
-
-fn managed_save_remove(
-    context: &Context<'_>,
-    args: domain_managed_save_remove::Args,
-) -> Result<domain_managed_save_remove::Reply, DriverError> {
-    // As elsewhere: what is not there is as good as removed.
-    existing(context, &args.dom)?;
-    Ok(domain_managed_save_remove::Reply {})
 }
 
 fn abort_job(context: &Context<'_>, args: domain_abort_job::Args) -> Result<domain_abort_job::Reply, DriverError> {

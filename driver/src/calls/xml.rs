@@ -25,8 +25,10 @@ const XML_INACTIVE: u32 = 2;
 /// With the host's processor, which never shows; and for another host, which is the same.
 const XML_OTHER: u32 = 4 | 8;
 
-/// What there is not cannot be kept or removed: saved states, snapshots, checkpoints, firmware variables.
-const UNDEFINE_KNOWN: u32 = 1 | 2 | 4 | 8 | 16;
+/// What there is not cannot be kept or removed: snapshots, checkpoints, firmware variables.
+const UNDEFINE_KNOWN: u32 = UNDEFINE_SAVED | 2 | 4 | 8 | 16;
+/// With its saved state.
+const UNDEFINE_SAVED: u32 = 1;
 
 /// Checked anyhow.
 const DEFINE_VALIDATE: u32 = 1;
@@ -76,6 +78,9 @@ fn undefine_flags(
     args: domain_undefine_flags::Args,
 ) -> Result<domain_undefine_flags::Reply, DriverError> {
     only_flags(args.flags, UNDEFINE_KNOWN)?;
+    if args.flags & UNDEFINE_SAVED != 0 {
+        context.hypervisor().remove_saved(args.dom.uuid)?;
+    }
     context.hypervisor().undefine(args.dom.uuid)?;
     Ok(domain_undefine_flags::Reply {})
 }

@@ -85,8 +85,17 @@ impl Connection {
 /// # Errors
 /// One sentence: it does not answer, or refuses.
 pub fn ask(path: &Path, request: &Value) -> Result<Value, String> {
+    ask_within(path, request, PATIENCE)
+}
+
+/// As [`ask`], with more time for the answer.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_within(path: &Path, request: &Value, patience: Duration) -> Result<Value, String> {
     let failed = |error: io::Error| format!("the emulator does not answer ({error})");
     let mut connection = Connection::open(path).map_err(failed)?;
+    connection.0.get_mut().set_read_timeout(Some(patience)).map_err(failed)?;
     connection.send(request).map_err(failed)?;
     let answer = connection.read().map_err(failed)?;
     match answer.get("refused").and_then(Value::as_str) {

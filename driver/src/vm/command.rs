@@ -14,6 +14,10 @@ pub enum Role<'a> {
     Run {
         /// Text of `--ft`.
         ft: Option<&'a str>,
+        /// A saved state from which it goes on.
+        state: Option<&'a Path>,
+        /// It stands still before its first step.
+        paused: bool,
     },
     /// Follow another host's.
     Backup {
@@ -29,15 +33,22 @@ pub enum Role<'a> {
 pub fn arguments(domain: &Domain, taps: &[Option<String>], control: &Path, role: &Role<'_>) -> Vec<OsString> {
     let word = if matches!(role, Role::Run { .. }) { "run" } else { "backup" };
     let mut arguments: Vec<OsString> = vec![word.into()];
+    if matches!(role, Role::Run { paused: true, .. }) {
+        arguments.push("--paused".into());
+    }
     let mut add = |name: &str, value: String| arguments.push(format!("--{name}={value}").into());
     let boot = [("kernel", &domain.os.kernel), ("initrd", &domain.os.initrd), ("append", &domain.os.cmdline)];
     match role {
-        Role::Run { ft } => {
-            for (name, value) in boot {
-                if let Some(value) = value {
-                    add(name, value.clone());
-                }
+        Role::Run { ft, state, .. } => {
+            match state {
+                Some(state) => add("snapshot", state.display().to_string()),
+                None => boot.into_iter().for_each(|(name, value)| {
+                    if let Some(value) = value {
+                        add(name, value.clone());
+                    }
+                }),
             }
+
             add("memory", format!("{}M", domain.memory.max_kib / 1024));
             add("vcpus", domain.vcpus.count.to_string());
             if let Some(ft) = ft {
@@ -178,7 +189,7 @@ mod tests {
             line.into_iter().map(|word| word.into_string().unwrap()).collect()
         };
         let name = format!("--name={}", domain.known_uuid());
-        let line = words(&Role::Run { ft: Some("arbiter=dir:/x") });
+        let line = words(&Role::Run { ft: Some("arbiter=dir:/x"), state: None, paused: false });
         let expected = [
             "run",
             "--kernel=/boot/vmlinuz",

@@ -72,6 +72,10 @@ impl Hypervisor {
         let entry = registry.get_mut(uuid)?;
         entry.check_own()?;
         entry.persistent()?;
+        if entry.is_saved {
+            let reason = "has a saved state; remove it with managedsave-remove, or give --managed-save";
+            return Err(DriverError::Invalid(format!("the domain '{}' {reason}", entry.name())));
+        }
         self.store.remove(entry.name())?;
         entry.definition = None;
         entry.autostart = false;

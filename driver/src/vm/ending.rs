@@ -11,6 +11,7 @@ use virtft_domain::{Action, Domain};
 use super::entry::{Entry, OffReason, Run, RunningReason, Wish};
 use super::events::{Happening, Lifecycle};
 use super::launch::{Launched, clean_up};
+use super::lifecycle::Start;
 use super::process::{End, Process};
 use super::{Hypervisor, reference, status};
 use crate::ft::Protection;
@@ -68,7 +69,7 @@ impl Hypervisor {
             let Ok(run) = registry.get_mut(uuid).and_then(Entry::running_mut) else { return };
             clean_up(&std::mem::take(&mut run.names));
         }
-        let launched = self.launch_own(base);
+        let launched = self.launch_own(base, &Start::default());
         let mut registry = self.registry();
         let Ok(entry) = registry.get_mut(uuid) else { return };
         let Some(run) = &mut entry.run else { return };
@@ -128,6 +129,7 @@ impl Hypervisor {
             OffReason::Crashed => Lifecycle::StoppedCrashed,
             OffReason::Failed => Lifecycle::StoppedFailed,
             OffReason::Migrated => Lifecycle::StoppedMigrated,
+            OffReason::Saved => Lifecycle::StoppedSaved,
         };
         self.tell(&stopped, change);
         if moved {
@@ -153,6 +155,7 @@ fn meaning_of(run: &Run, end: End) -> Meaning {
         (None | Some(Wish::Switch), End::Status(RUNS_ELSEWHERE)) => Meaning::Off(OffReason::Migrated),
         (Some(Wish::Destroy), _) => Meaning::Off(OffReason::Destroyed),
         (Some(Wish::Reset), _) => Meaning::Restart,
+        (Some(Wish::Save), _) => Meaning::Off(OffReason::Saved),
         (Some(Wish::Switch), End::Status(0)) => Meaning::Off(OffReason::Migrated),
         (None, End::Status(0) | End::Unknown) if run.restarts => Meaning::Restart,
         (None, End::Status(0)) => restarts(run.base.on_poweroff, OffReason::Shutdown),

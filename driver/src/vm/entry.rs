@@ -33,6 +33,8 @@ pub enum RunningReason {
     Unpaused,
     /// It ran on another host before.
     Migrated,
+    /// It goes on from where it was saved.
+    Restored,
 }
 
 /// Why a domain is off.
@@ -51,6 +53,8 @@ pub enum OffReason {
     Failed,
     /// Another host runs it.
     Migrated,
+    /// Its state was saved.
+    Saved,
 }
 
 impl State {
@@ -61,6 +65,7 @@ impl State {
             Self::Running(RunningReason::Booted) => (1, 1),
             Self::Running(RunningReason::Unpaused) => (1, 5),
             Self::Running(RunningReason::Migrated) => (1, 2),
+            Self::Running(RunningReason::Restored) => (1, 3),
             Self::Paused => (3, 1),
             Self::Following => (3, 2),
             Self::ShuttingDown => (4, 1),
@@ -69,6 +74,7 @@ impl State {
             Self::Off(OffReason::Destroyed) => (5, 2),
             Self::Off(OffReason::Crashed) => (5, 3),
             Self::Off(OffReason::Migrated) => (5, 4),
+            Self::Off(OffReason::Saved) => (5, 5),
             Self::Off(OffReason::Failed) => (5, 6),
         }
     }
@@ -83,6 +89,8 @@ pub enum Wish {
     Reset,
     /// The backup takes over.
     Switch,
+    /// Its state is saved.
+    Save,
 }
 
 /// Names that a running machine's devices have on the host.
@@ -214,6 +222,8 @@ pub struct Entry {
     pub autostart: bool,
     /// The definition was changed since it was loaded or defined first.
     pub is_updated: bool,
+    /// There is a saved state, from which the next start goes on.
+    pub is_saved: bool,
     /// Why it is off, while it is.
     pub off: OffReason,
     /// The operation that is going on, if any.
@@ -231,6 +241,7 @@ impl Entry {
             run: None,
             autostart: false,
             is_updated: false,
+            is_saved: false,
             off: OffReason::default(),
             job: None,
             identity: (domain.name.clone(), domain.known_uuid()),

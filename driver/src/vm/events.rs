@@ -41,6 +41,10 @@ pub enum Lifecycle {
     StoppedCrashed,
     /// Is off: the emulator failed.
     StoppedFailed,
+    /// Goes on from where it was saved.
+    StartedRestored,
+    /// Is off: its state was saved.
+    StoppedSaved,
     /// Runs here: it ran on another host before.
     StartedMigrated,
     /// Follows another host's machine.
@@ -65,6 +69,8 @@ impl Lifecycle {
             Self::UndefinedRenamed => (1, 1),
             Self::Booted => (2, 0),
             Self::StartedMigrated => (2, 1),
+            Self::StartedRestored => (2, 2),
+            Self::StoppedSaved => (5, 4),
             Self::Paused => (3, 0),
             Self::PausedMigrated => (3, 1),
             Self::ResumedMigrated => (4, 1),

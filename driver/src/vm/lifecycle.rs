@@ -1,5 +1,6 @@
 //! What users do to a domain: start, shut down, reboot, destroy, reset, suspend, resume.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,33 +30,56 @@ const SWITCH_LOOK: Duration = Duration::from_millis(50);
 /// How long the kernel may take to end a killed process.
 const KILL_WAIT: Duration = Duration::from_secs(30);
 
+/// How a domain is started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Start {
+    /// The session with which it ends.
+    pub owner: Option<u64>,
+    /// It stands still before its first step.
+    pub paused: bool,
+    /// A saved state is passed over, and removed.
+    pub forgets_saved: bool,
+    /// The saved state from which it goes on.
+    pub state: Option<PathBuf>,
+}
+
 impl Hypervisor {
-    /// Starts a domain that is defined. With `owner`, it ends with that session.
+    /// Starts a domain that is defined, from its saved state where there is one.
     ///
     /// # Errors
     /// When it runs already, or cannot be started.
-    pub fn start(self: &Arc<Self>, uuid: Uuid, owner: Option<u64>) -> Result<DomainRef, DriverError> {
+    pub fn start(self: &Arc<Self>, uuid: Uuid, mut start: Start) -> Result<DomainRef, DriverError> {
         let _job = self.begin_job(uuid)?;
         let base = {
             let mut registry = self.registry();
             let entry = registry.get_mut(uuid)?;
             check_off(entry)?;
-            Arc::clone(entry.persistent()?)
+            let saved = if start.forgets_saved { None } else { self.saved(entry)? };
+            match saved {
+                None => Arc::clone(entry.persistent()?),
+                Some((base, state)) => {
+                    start.state = Some(state);
+                    base
+                }
+            }
         };
-        self.launch_as(&base, owner)
+        let dom = self.launch_as(&base, &start)?;
+        // The domain runs on from it, or without it.
+        self.remove_saved(uuid)?;
+        Ok(dom)
     }
 
     /// Starts a domain from its XML. It is transient unless it was defined before.
     ///
     /// # Errors
     /// When the XML is not accepted, its name or UUID are taken, or it cannot be started.
-    pub fn create_xml(self: &Arc<Self>, xml: &str, owner: Option<u64>) -> Result<DomainRef, DriverError> {
+    pub fn create_xml(self: &Arc<Self>, xml: &str, start: &Start) -> Result<DomainRef, DriverError> {
         let base = Arc::new(complete(xml)?);
         let uuid = base.known_uuid();
         check_off(self.registry().claim(&base)?)?;
         let started = self.begin_job(uuid).and_then(|_job| {
             check_off(self.registry().get(uuid)?)?;
-            self.launch_as(&base, owner)
+            self.launch_as(&base, start)
         });
         if started.is_err() {
             self.registry().forget_if_gone(uuid);
@@ -64,10 +88,10 @@ impl Hypervisor {
     }
 
     /// Starts the machine; the caller has the job.
-    fn launch_as(self: &Arc<Self>, base: &Arc<Domain>, owner: Option<u64>) -> Result<DomainRef, DriverError> {
+    fn launch_as(self: &Arc<Self>, base: &Arc<Domain>, start: &Start) -> Result<DomainRef, DriverError> {
         let uuid = base.known_uuid();
         self.check_nowhere_else(base)?;
-        let launched = self.launch_own(base);
+        let launched = self.launch_own(base, start);
         let mut registry = self.registry();
         let Launched { process, names } = match launched {
             Ok(launched) => launched,
@@ -77,7 +101,9 @@ impl Hypervisor {
             }
         };
         let id = registry.next_id();
-        let run = Run { names, owner, ..Run::new(id, base, process) };
+        let is_restored = start.state.is_some();
+        let reason = if is_restored { RunningReason::Restored } else { RunningReason::Booted };
+        let run = Run { names, owner: start.owner, reason, is_paused: start.paused, ..Run::new(id, base, process) };
         let entry = registry.get_mut(uuid)?;
         let process = run.process.clone();
         entry.run = Some(run);
@@ -85,7 +111,10 @@ impl Hypervisor {
         let dom = reference(entry);
         drop(registry);
         tracing::info!("domain '{}' runs as process {}", dom.name, process.pid());
-        self.tell(&dom, Lifecycle::Booted);
+        self.tell(&dom, if is_restored { Lifecycle::StartedRestored } else { Lifecycle::Booted });
+        if start.paused {
+            self.tell(&dom, Lifecycle::Paused);
+        }
         let pid = process.pid();
         self.watch(uuid, process);
         self.follow(uuid, pid);
@@ -93,10 +122,10 @@ impl Hypervisor {
     }
 
     /// Starts the emulator of a domain of this host.
-    pub(super) fn launch_own(&self, base: &Domain) -> Result<Launched, DriverError> {
+    pub(super) fn launch_own(&self, base: &Domain, start: &Start) -> Result<Launched, DriverError> {
         let wanted = FaultTolerance::of(base)?.filter(|wanted| wanted.mode == Mode::Replay);
         let ft = wanted.map(|wanted| options::text(&wanted, self.paths.pki.folder.as_deref()));
-        launch(base, &self.paths, &Role::Run { ft: ft.as_deref() })
+        launch(base, &self.paths, &Role::Run { ft: ft.as_deref(), state: start.state.as_deref(), paused: start.paused })
     }
 
     /// A domain that another of its hosts runs is not started here. A host that does not answer is no reason not to: the arbiter and the marks
@@ -216,7 +245,7 @@ impl Hypervisor {
         switched
     }
 
-    fn wait_until_off(&self, uuid: Uuid) -> Result<(), DriverError> {
+    pub(super) fn wait_until_off(&self, uuid: Uuid) -> Result<(), DriverError> {
         let deadline = Instant::now() + SWITCH_WAIT;
         let mut registry = self.registry();
         loop {
@@ -225,8 +254,12 @@ impl Hypervisor {
                 Some(run) => run.protection.status.clone().unwrap_or_default(),
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            if status.role == "unprotected" && status.state == "running" || left.is_zero() {
-                return Err(DriverError::Failed(format!("the backup did not take over: {}", status.last_event)));
+            let switches = registry
+                .get(uuid)
+                .is_ok_and(|entry| entry.run.as_ref().is_some_and(|run| run.wish == Some(Wish::Switch)));
+            let failed = switches && status.role == "unprotected" && status.state == "running";
+            if failed || left.is_zero() {
+                return Err(DriverError::Failed(format!("the domain did not end here: {}", status.last_event)));
             }
             registry = self.wait_changed(registry, left.min(SWITCH_LOOK));
         }

@@ -25,6 +25,7 @@ pub mod lifecycle;
 pub mod network;
 pub mod process;
 pub mod registry;
+pub mod save;
 pub mod startup;
 pub mod status;
 pub mod store;

@@ -10,6 +10,7 @@ use super::Hypervisor;
 use super::definition::complete;
 use super::entry::{Run, RunningReason};
 use super::launch::clean_up;
+use super::lifecycle::Start;
 use super::process::Process;
 use super::status::{self, Status};
 use crate::error::DriverError;
@@ -40,6 +41,7 @@ impl Hypervisor {
                 Err(error) => tracing::error!("a running domain cannot be understood: {error}"),
             }
         }
+        self.find_saved();
         Ok(())
     }
 
@@ -99,7 +101,7 @@ impl Hypervisor {
             is_due.map(|entry| (entry.uuid(), entry.name().to_owned())).collect()
         };
         for (uuid, name) in due {
-            if let Err(error) = self.start(uuid, None) {
+            if let Err(error) = self.start(uuid, Start::default()) {
                 tracing::error!("domain '{name}' cannot be started: {error}");
             }
         }
