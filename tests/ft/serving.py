@@ -84,7 +84,8 @@ class Clients:
             expect_equal("acknowledged commit", answers.readline(), b"%d\n" % number)
 
         def benchmark(_number):
-            command = ["redis-benchmark", "-h", GUEST, "-p", str(REDIS), "-t", "set,get,incr", "-n", str(REDIS_REQUESTS), "-c", "4", "--csv"]
+            # Ended also when this process is: one whose guest is gone would spin for ever.
+            command = ["timeout", "-k", "1", str(LIMIT), "redis-benchmark", "-h", GUEST, "-p", str(REDIS), "-t", "set,get,incr", "-n", str(REDIS_REQUESTS), "-c", "4", "--csv"]
             result = subprocess.run([*world["client"].prefix, *command], capture_output=True, text=True, check=False, timeout=LIMIT)
             if result.returncode != 0 or "error" in (result.stdout + result.stderr).lower():
                 raise AssertionError(f"redis-benchmark ended with {result.returncode}: {result.stdout[-500:]}{result.stderr[-500:]}")
