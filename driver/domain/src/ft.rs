@@ -49,8 +49,6 @@ choice! {
 pub enum Arbiter {
     /// A directory that all hosts reach.
     Directory(String),
-    /// Members of an etcd cluster, by URL.
-    Etcd(Vec<String>),
 }
 
 /// What keeps a lost host from shared disks.
@@ -160,23 +158,9 @@ fn read_arbiter(mut arbiter: Element<'_>) -> Result<Arbiter, DomainXmlError> {
             }
             Arbiter::Directory(path.to_owned())
         }
-        "etcd" => {
-            let mut members = Vec::new();
-            for mut member in arbiter.children("endpoint") {
-                let url = member.required("url")?;
-                if !(url.starts_with("http://") || url.starts_with("https://")) || url.contains('+') {
-                    return Err(member
-                        .invalid(format!("url='{url}' of <endpoint> must be http://HOST:PORT or https://HOST:PORT")));
-                }
-                members.push(url.to_owned());
-                member.finish()?;
-            }
-            if members.is_empty() {
-                return Err(arbiter.invalid("<arbiter type='etcd'> lacks <endpoint url='http://HOST:2379'/>"));
-            }
-            Arbiter::Etcd(members)
+        other => {
+            return Err(arbiter.unsupported_value("type", other, "only a directory can be the arbiter: write dir"));
         }
-        other => return Err(arbiter.unsupported_value("type", other, "write dir or etcd")),
     };
     arbiter.finish()?;
     Ok(read)
@@ -255,7 +239,7 @@ mod tests {
     fn the_examples_mean_what_they_say() {
         let full = read(FULL).unwrap();
         assert_eq!(full.hosts, ["ft+tls://hostb/system", "ft+tls://hostc/system", "ft+tls://hosta/system"]);
-        assert_eq!(full.arbiter, Arbiter::Etcd(vec!["http://10.0.0.5:2379".into(), "http://10.0.0.6:2379".into()]));
+        assert_eq!(full.arbiter, Arbiter::Directory("/shared/ft".into()));
         let agent = Fence::Agent { path: "/usr/sbin/fence_ipmilan".into(), options: Some("/etc/virtft/fence".into()) };
         assert_eq!((full.disks, full.fence), (DiskPolicy::Shared, agent));
         assert_eq!((full.timeout_ms, full.lag_ms, full.on_backup_lost), (Some(300), Some(100), OnBackupLost::Pause));
@@ -275,8 +259,7 @@ mod tests {
             (format!("{peer}{dir}<colour/>"), "<colour>"),
             (format!("{peer}<arbiter type='oracle'/>"), "'oracle'"),
             (format!("{peer}<arbiter type='dir' path='x'/>"), "slash"),
-            (format!("{peer}<arbiter type='etcd'/>"), "<endpoint"),
-            (format!("{peer}<arbiter type='etcd'><endpoint url='x'/></arbiter>"), "http://HOST:PORT"),
+            (format!("{peer}<arbiter type='etcd'/>"), "'etcd'"),
             (format!("<peer uri='qemu:///system'/>{dir}"), "ft+tls://HOST/system"),
             (format!("{peer}<spare uri='ft+tls://b/system'/>{dir}"), "twice"),
             (format!("{peer}{dir}<disks policy='shared'/>"), "<fence>"),

@@ -7,10 +7,8 @@ use virtft_domain::{Arbiter, DiskPolicy, FaultTolerance, Fence, OnBackupLost};
 /// The text of `--ft`; `pki` is the folder with this host's certificates, when it is not where libvirt has it.
 #[must_use]
 pub fn text(wanted: &FaultTolerance, pki: Option<&Path>) -> String {
-    let mut options = vec![match &wanted.arbiter {
-        Arbiter::Directory(path) => format!("arbiter=dir:{}", escaped(path)),
-        Arbiter::Etcd(members) => format!("arbiter=etcd:{}", escaped(&members.join("+"))),
-    }];
+    let Arbiter::Directory(directory) = &wanted.arbiter;
+    let mut options = vec![format!("arbiter=dir:{}", escaped(directory))];
     if wanted.disks == DiskPolicy::Shared {
         options.push("disks=shared".into());
         match &wanted.fence {
@@ -48,11 +46,11 @@ mod tests {
         let text_of_dir = read("<arbiter type='dir' path='/a,b'/>");
         assert_eq!(text_of_dir, "arbiter=dir:/a,,b,pki=/p");
         let full = read(
-            "<arbiter type='etcd'><endpoint url='http://x:1'/><endpoint url='http://y:2'/></arbiter>\
+            "<arbiter type='dir' path='/x'/>\
              <disks policy='shared'><fence type='agent' path='/f' options='/o'/></disks>\
              <on-backup-lost action='pause'/><detection timeout='300'/><lag target='100'/>",
         );
-        let expected = "arbiter=etcd:http://x:1+http://y:2,disks=shared,fence=exec:/f,fence-options=/o,on-backup-lost=pause,\
+        let expected = "arbiter=dir:/x,disks=shared,fence=exec:/f,fence-options=/o,on-backup-lost=pause,\
                         timeout=300,lag=100,pki=/p";
         assert_eq!(full, expected);
     }
