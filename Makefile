@@ -31,11 +31,13 @@ lint:
 	tests/run --only format,lint
 
 bench: assets
-	tests/lib/install-deps bench network ft
+	tests/lib/install-deps bench debian network replay ft
 	cargo build --locked --release --package virtft-emulator
 	tests/bench/run
 	tests/bench/recording
 	tests/bench/pair
+	tests/assets/build-debian
+	VIRTFT_EMULATOR=$(TARGET)/release/virtft-emulator tests/bench/protection
 
 # Tests drawn at random for MINUTES minutes.
 MINUTES ?= 60

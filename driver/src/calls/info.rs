@@ -127,7 +127,7 @@ fn get_vcpus_flags(
 }
 
 /// All vCPUs take turns on one thread of the emulator, whose time is not known apart from the others': it is told of the
-/// first vCPU. Which of them waits is for the control interface to tell.
+/// first vCPU.
 fn get_vcpus(context: &Context<'_>, args: domain_get_vcpus::Args) -> Result<domain_get_vcpus::Reply, DriverError> {
     context.with(&args.dom, |entry| {
         let usage = entry.running()?.process.usage();

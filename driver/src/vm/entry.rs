@@ -121,8 +121,8 @@ pub struct Run {
     pub is_paused: bool,
     /// Why it runs.
     pub reason: RunningReason,
-    /// The power button was pressed. A second press would be the second SIGTERM, which ends the emulator at once; pressing
-    /// again waits for the control interface.
+    /// The power button was pressed. A second press would be the second SIGTERM, which ends the emulator at once, so
+    /// that it is pressed once.
     pub power_pressed: bool,
     /// When the guest powers off, it is started again: a reboot was asked for.
     pub restarts: bool,

@@ -135,7 +135,7 @@ pub fn frame<E: Event>(message: &E) -> Option<Frame> {
 }
 
 /// Events that are known. Those of things that this hypervisor does not have never happen, so asking to be told is fine; but
-/// changes of the guest's clock, and errors of its disks, happen and cannot be seen without the control interface: a client
+/// changes of the guest's clock, and errors of its disks, happen and are not told of by the emulator: a client
 /// that is refused looks for itself.
 const KNOWN: std::ops::RangeInclusive<i32> = 0..=26;
 const UNSEEN: [i32; 3] = [2, 4, 6];

@@ -200,8 +200,8 @@ impl Hypervisor {
         self.end_process(uuid, Wish::Destroy)
     }
 
-    /// Ends the machine at once and starts it again. Memory is lost with it, as when a computer's reset button is pressed;
-    /// resetting without a new process waits for the control interface.
+    /// Ends the machine at once and starts it again. Memory is lost with it, as when a computer's reset button is pressed:
+    /// it is another process.
     ///
     /// # Errors
     /// When the domain does not run, or its process cannot be ended.

@@ -4,7 +4,7 @@
 //!               define                 start, create               process ended
 //!   (nothing) ----------> off ------------------------> running ------------------> off, or (nothing) when transient
 //!                          ^                           |   ^  \
-//!                          |       suspend (SIGSTOP)   v   |   `-- restart: reboot, on_poweroff, on_crash
+//!                          |       suspend             v   |   `-- restart: reboot, on_poweroff, on_crash
 //!                          '---- destroy ------- paused ---' resume
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! Tap interfaces: made before the emulator starts, and removed when the machine is off.
 //!
-//! `ip` (iproute2) does the work. Handing the emulator an open descriptor, so that it needs no privilege, waits for its
-//! control interface.
+//! `ip` (iproute2) does the work. Handing the emulator an open descriptor, so that it needs no privilege, is not there
+//! yet.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

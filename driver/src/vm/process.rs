@@ -24,7 +24,7 @@ pub enum End {
     Status(i32),
     /// By a signal.
     Signal(i32),
-    /// It was another daemon's child, so nobody can know. The control interface will tell.
+    /// It was another daemon's child, so nobody can know.
     Unknown,
 }
 
@@ -110,7 +110,7 @@ impl Process {
     }
 
     /// True when its main thread has confined itself, which is the last thing that the emulator does before the guest
-    /// runs and the proof that all that it was told could be opened. The control interface will say so itself.
+    /// runs and the proof that all that it was told could be opened.
     #[must_use]
     pub fn is_confined(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
