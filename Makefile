@@ -1,7 +1,7 @@
 # Thin: every target is a few calls of scripts. `make demo` needs nothing but a Debian 12 with Rust, and root.
 
-TARGET := $(or $(CARGO_TARGET_DIR),target)
-ASSETS := $(or $(VIRTFT_ASSETS),target/assets)
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+ASSETS := $(abspath $(or $(VIRTFT_ASSETS),target/assets))
 
 .PHONY: demo demo-ft shell test lint bench soak assets debian
 
